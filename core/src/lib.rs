@@ -7,6 +7,7 @@
 //! compares in constant time.
 
 mod entropy;
+pub mod http;
 mod identity;
 pub mod session;
 mod units;

@@ -1,0 +1,228 @@
+//! Who the client is. The connection says it, unless the peer is a trusted proxy: then its `X-Forwarded-*` headers do,
+//! read from the right past every proxy we trust.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::edits::HeaderEdits;
+use super::head::{Head, header_text};
+
+/// A network in CIDR form, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Network, ()> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| ())?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(width);
+        if bits > width {
+            return Err(());
+        }
+        Ok(Network { address, bits })
+    }
+}
+
+impl Network {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.address, ip.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let shift = 32 - u32::from(self.bits);
+                shift == 32 || u32::from(net) >> shift == u32::from(ip) >> shift
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let shift = 128 - u32::from(self.bits);
+                shift == 128 || u128::from(net) >> shift == u128::from(ip) >> shift
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The client as policy sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub ip: Option<IpAddr>,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'static str,
+    /// Host and port, as the client sees them.
+    pub host: String,
+    /// The peer is one of `server.trusted_proxies`: its word is believed.
+    pub trusted: bool,
+}
+
+/// Works out the client from the connection and, behind a trusted proxy, from its headers.
+pub fn resolve_client(head: &dyn Head, trusted: &[Network]) -> Client {
+    let peer = head.peer();
+    let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
+    let host = head.authority().unwrap_or_default().to_owned();
+    let scheme = if peer.secure { "https" } else { "http" };
+    if !peer.ip.is_some_and(is_trusted) {
+        return Client { ip: peer.ip, scheme, host, trusted: false };
+    }
+    let mut hops = Vec::new();
+    head.each_header("x-forwarded-for", &mut |line| {
+        for hop in line.split(|b| *b == b',') {
+            hops.push(std::str::from_utf8(hop).ok().and_then(|hop| parse_hop(hop.trim())));
+        }
+    });
+    let mut ip = peer.ip;
+    for hop in hops.into_iter().rev() {
+        let Some(hop) = hop else { break };
+        ip = Some(hop);
+        if !is_trusted(hop) {
+            break;
+        }
+    }
+    let scheme = match header_text(head, "x-forwarded-proto").map(|p| p.split(',').next().unwrap_or_default().trim()) {
+        Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
+        Some(proto) if proto.eq_ignore_ascii_case("http") => "http",
+        _ => scheme,
+    };
+    let host = match header_text(head, "x-forwarded-host").map(|h| h.split(',').next().unwrap_or_default().trim()) {
+        Some(forwarded) if !forwarded.is_empty() => forwarded.to_owned(),
+        _ => host,
+    };
+    Client { ip, scheme, host, trusted: true }
+}
+
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    if let Ok(ip) = hop.parse() {
+        return Some(ip);
+    }
+    let address: std::net::SocketAddr = hop.parse().ok()?;
+    Some(address.ip())
+}
+
+/// Tells the origin who the client is: `X-Forwarded-For/-Proto/-Host` and `Forwarded` (RFC 7239). What an untrusted
+/// peer claimed is replaced; behind a trusted one the list goes on.
+pub fn forwarded_headers(head: &dyn Head, client: &Client, edits: &mut HeaderEdits) {
+    let peer = head.peer().ip;
+    let own_for = peer.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string());
+    let own_node = match peer.map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        None => "unknown".to_owned(),
+    };
+    let host = client.host.replace(['"', '\\'], "");
+    let own_element = if host.is_empty() {
+        format!("for={own_node};proto={}", client.scheme)
+    } else {
+        format!("for={own_node};host=\"{host}\";proto={}", client.scheme)
+    };
+    edits.set("x-forwarded-for", continued(head, "x-forwarded-for", &own_for, client.trusted));
+    edits.set("forwarded", continued(head, "forwarded", &own_element, client.trusted));
+    edits.set("x-forwarded-proto", client.scheme);
+    if !client.host.is_empty() {
+        edits.set("x-forwarded-host", client.host.as_str());
+    } else {
+        edits.remove("x-forwarded-host");
+    }
+}
+
+fn continued(head: &dyn Head, name: &str, own: &str, trusted: bool) -> Vec<u8> {
+    let mut value = Vec::new();
+    if trusted {
+        head.each_header(name, &mut |line| {
+            value.extend_from_slice(line);
+            value.extend_from_slice(b", ");
+        });
+    }
+    value.extend_from_slice(own.as_bytes());
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::Peer;
+    use super::*;
+    use wasm_bindgen_test::wasm_bindgen_test;
+
+    struct Sent {
+        peer: &'static str,
+        headers: Vec<(&'static str, &'static str)>,
+    }
+
+    impl Head for Sent {
+        fn method(&self) -> &str {
+            "GET"
+        }
+        fn path(&self) -> &str {
+            "/"
+        }
+        fn query(&self) -> Option<&str> {
+            None
+        }
+        fn authority(&self) -> Option<&str> {
+            Some("gateway.example")
+        }
+        fn header(&self, name: &str) -> Option<&[u8]> {
+            self.headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes())
+        }
+        fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+            self.headers.iter().filter(|(n, _)| *n == name).for_each(|(_, v)| each(v.as_bytes()));
+        }
+        fn peer(&self) -> Peer {
+            Peer { ip: self.peer.parse().ok(), secure: false }
+        }
+    }
+
+    fn networks() -> Vec<Network> {
+        ["10.0.0.0/8", "::1"].iter().map(|n| n.parse().unwrap()).collect()
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_stranger_is_believed_nothing() {
+        let head = Sent {
+            peer: "192.0.2.1",
+            headers: vec![("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https")],
+        };
+        let client = resolve_client(&head, &networks());
+        assert_eq!((client.ip, client.scheme), ("192.0.2.1".parse().ok(), "http"));
+        let mut edits = HeaderEdits::default();
+        forwarded_headers(&head, &client, &mut edits);
+        assert_eq!(edits.set[0], ("x-forwarded-for", b"192.0.2.1".to_vec()));
+        assert_eq!(edits.set[1].1, b"for=192.0.2.1;host=\"gateway.example\";proto=http");
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn behind_trusted_proxies_the_first_untrusted_address_from_the_right_is_the_client() {
+        let head = Sent {
+            peer: "10.1.2.3",
+            headers: vec![
+                ("x-forwarded-for", "1.1.1.1, 203.0.113.9:4711"),
+                ("x-forwarded-for", "10.9.9.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "app.example"),
+            ],
+        };
+        let client = resolve_client(&head, &networks());
+        assert_eq!(client.ip, "203.0.113.9".parse().ok());
+        assert_eq!((client.scheme, client.host.as_str(), client.trusted), ("https", "app.example", true));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn an_unreadable_hop_ends_the_walk() {
+        let head = Sent { peer: "10.1.2.3", headers: vec![("x-forwarded-for", "203.0.113.9, rubbish, 10.0.0.2")] };
+        assert_eq!(resolve_client(&head, &networks()).ip, "10.0.0.2".parse().ok());
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn networks_match_at_their_edges() {
+        let net: Network = "192.168.4.0/22".parse().unwrap();
+        assert!(net.contains("192.168.7.255".parse().unwrap()));
+        assert!(!net.contains("192.168.8.0".parse().unwrap()));
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("8.8.8.8".parse().unwrap()));
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
+        assert!("10.0.0.0/8".parse::<Network>().unwrap().contains("::ffff:10.1.1.1".parse().unwrap()));
+    }
+}

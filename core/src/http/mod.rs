@@ -1,0 +1,18 @@
+//! HTTP as core sees it: heads it may ask, header edits it orders, problem documents it answers with. The shells own
+//! the wire; the rules of what passes, who the client is and what a cookie means stand here.
+
+mod client;
+mod cookie;
+mod csrf;
+mod edits;
+mod head;
+mod problem;
+mod trace;
+
+pub use client::{Client, Network, forwarded_headers, resolve_client};
+pub use cookie::{Cookie, Cookies, read_cookies, without_cookies};
+pub use csrf::{Csrf, check_csrf};
+pub use edits::{HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, strip_request, strip_response};
+pub use head::{AnswerHead, Head, Peer, header_text};
+pub use problem::{Problem, ProblemCode};
+pub use trace::{request_id, traceparent};
