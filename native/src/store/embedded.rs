@@ -1,0 +1,526 @@
+//! The embedded store: redb in one file, owned by two threads. Writes come in groups: everything that waits is done in
+//! one transaction, one fsync makes it durable, and only then is anyone answered. Reads have a thread of their own, so
+//! that a validation never waits for somebody's fsync.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use edgekeep_core::session::{NearCache, NewSession, RefreshState, SessionRow, StoreOp, StoreOutcome};
+use edgekeep_core::shard::ShardMap;
+use edgekeep_core::{SessionId, Timestamp, UserId};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::{Load, format};
+
+/// The original's record: session → JSON. Never rewritten.
+const RECORDS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("records");
+/// Session → refresh state.
+const STATES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("states");
+/// (user, created at, session): a user's sessions in the order of their creation.
+const INDEX: TableDefinition<'_, (&str, u64, &[u8; 16]), ()> = TableDefinition::new("index");
+/// User → (epoch, when it may be forgotten).
+const EPOCHS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("epochs");
+/// (absolute expiry, session) → creation time: what to clean up, in order.
+const EXPIRY: TableDefinition<'_, (u64, &[u8; 16]), u64> = TableDefinition::new("expiry");
+/// Values of which there is one.
+const SINGLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("single");
+const SHARD_MAP: &str = "shard_map";
+
+/// How many operations may wait; more are answered `Unavailable` at once.
+const QUEUE: usize = 65_536;
+/// How many operations share one transaction.
+const GROUP: usize = 512;
+/// How often expired sessions are cleaned up, and how many at a time.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_AT_MOST: usize = 10_000;
+
+/// Why the embedded store cannot be used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("store.path: cannot make {0}: {1}")]
+    Folder(String, std::io::Error),
+    #[error("store.path: cannot open {0}: {1}")]
+    Open(String, redb::DatabaseError),
+    #[error("the embedded store failed: {0}")]
+    Store(#[from] Failure),
+    #[error("the stored shard map cannot be read: {0}")]
+    Map(String),
+    #[error("cannot start the store's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Any error of redb, boxed because they are large.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Failure(Box<redb::Error>);
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(Box::new(error.into()))
+    }
+}
+
+#[derive(Clone)]
+pub struct Embedded {
+    database: Arc<Database>,
+    writes: SyncSender<Write>,
+    reads: SyncSender<Read>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+enum Write {
+    Op(StoreOp, oneshot::Sender<StoreOutcome>),
+    Close,
+}
+
+enum Read {
+    Op(StoreOp, oneshot::Sender<StoreOutcome>),
+    Load(SessionId, Timestamp, oneshot::Sender<Load>),
+    Close,
+}
+
+impl Embedded {
+    pub fn open(path: &Path, near: Arc<NearCache>) -> Result<Embedded, OpenError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| OpenError::Folder(folder.display().to_string(), e))?;
+        }
+        let database =
+            Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
+        make_tables(&database)?;
+        let (writes, write_queue) = sync_channel(QUEUE);
+        let (reads, read_queue) = sync_channel(QUEUE);
+        let writer = Writer { database: database.clone(), near };
+        let reader = database.clone();
+        let threads = vec![
+            spawn("store-write", move || writer.run(&write_queue))?,
+            spawn("store-read", move || run_reads(&reader, &read_queue))?,
+        ];
+        Ok(Embedded { database, writes, reads, threads: Arc::new(Mutex::new(threads)) })
+    }
+
+    pub async fn perform(&self, op: StoreOp) -> StoreOutcome {
+        let (answer, outcome) = oneshot::channel();
+        let sent = match op {
+            StoreOp::State(_) | StoreOp::List { .. } => self.reads.try_send(Read::Op(op, answer)).is_ok(),
+            _ => self.writes.try_send(Write::Op(op, answer)).is_ok(),
+        };
+        if !sent {
+            return StoreOutcome::Unavailable;
+        }
+        outcome.await.unwrap_or(StoreOutcome::Unavailable)
+    }
+
+    pub async fn load(&self, id: SessionId, checked_at: Timestamp) -> Load {
+        let (answer, outcome) = oneshot::channel();
+        if self.reads.try_send(Read::Load(id, checked_at, answer)).is_err() {
+            return Load::Unavailable;
+        }
+        outcome.await.unwrap_or(Load::Unavailable)
+    }
+
+    pub fn shard_map(&self) -> Result<Option<ShardMap>, OpenError> {
+        let read = self.database.begin_read().map_err(Failure::from)?;
+        let table = read.open_table(SINGLE).map_err(Failure::from)?;
+        let Some(bytes) = table.get(SHARD_MAP).map_err(Failure::from)? else { return Ok(None) };
+        ShardMap::from_bytes(bytes.value()).map(Some).map_err(|e| OpenError::Map(e.to_string()))
+    }
+
+    pub fn put_shard_map(&self, map: &ShardMap) -> Result<(), OpenError> {
+        let put = || -> Result<(), Failure> {
+            let write = self.database.begin_write()?;
+            write.open_table(SINGLE)?.insert(SHARD_MAP, map.to_bytes().as_slice())?;
+            write.commit()?;
+            Ok(())
+        };
+        Ok(put()?)
+    }
+
+    pub fn close(&self) {
+        let _ = self.writes.send(Write::Close);
+        let _ = self.reads.send(Read::Close);
+        let threads = self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
+}
+
+fn make_tables(database: &Database) -> Result<(), Failure> {
+    let write = database.begin_write()?;
+    write.open_table(RECORDS)?;
+    write.open_table(STATES)?;
+    write.open_table(INDEX)?;
+    write.open_table(EPOCHS)?;
+    write.open_table(EXPIRY)?;
+    write.open_table(SINGLE)?;
+    write.commit()?;
+    Ok(())
+}
+
+fn run_reads(database: &Database, queue: &Receiver<Read>) {
+    while let Ok(read) = queue.recv() {
+        match read {
+            Read::Close => return,
+            Read::Load(id, checked_at, answer) => {
+                let load = load(database, id, checked_at).unwrap_or_else(|failure| {
+                    tracing::error!(%failure, "the embedded store failed to read a session");
+                    Load::Unavailable
+                });
+                let _ = answer.send(load);
+            }
+            Read::Op(op, answer) => {
+                let outcome = read_op(database, &op).unwrap_or_else(|failure| {
+                    tracing::error!(%failure, "the embedded store failed to read");
+                    StoreOutcome::Unavailable
+                });
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+}
+
+fn load(database: &Database, id: SessionId, checked_at: Timestamp) -> Result<Load, Failure> {
+    let read = database.begin_read()?;
+    let Some(state) = decoded(read.open_table(STATES)?.get(&id.0)?.map(|v| v.value().to_vec()), id) else {
+        return Ok(Load::Missing);
+    };
+    let epoch = read.open_table(EPOCHS)?.get(state.user.as_str())?.map_or(0, |v| v.value().0);
+    Ok(Load::Loaded(state.loaded(epoch, checked_at)))
+}
+
+fn read_op(database: &Database, op: &StoreOp) -> Result<StoreOutcome, Failure> {
+    let read = database.begin_read()?;
+    let states = read.open_table(STATES)?;
+    let epochs = read.open_table(EPOCHS)?;
+    match op {
+        StoreOp::State(id) => {
+            let Some(state) = decoded(states.get(&id.0)?.map(|v| v.value().to_vec()), *id) else {
+                return Ok(StoreOutcome::Missing);
+            };
+            let epoch = epochs.get(state.user.as_str())?.map_or(0, |v| v.value().0);
+            Ok(StoreOutcome::State(Box::new(state), epoch))
+        }
+        StoreOp::List { user, now } => {
+            let epoch = epochs.get(user.as_str())?.map_or(0, |v| v.value().0);
+            let records = read.open_table(RECORDS)?;
+            let mut rows = Vec::new();
+            for entry in read.open_table(INDEX)?.range(user_range(user))? {
+                let (key, ()) = { let (key, _) = entry?; (key, ()) };
+                let id = SessionId(*key.value().2);
+                let Some(state) = decoded(states.get(&id.0)?.map(|v| v.value().to_vec()), id) else { continue };
+                let Some(record) = records.get(&id.0)? else { continue };
+                if state.is_live(epoch, *now) {
+                    rows.push(SessionRow {
+                        id,
+                        record: serde_json::from_slice(record.value()).unwrap_or_default(),
+                        absolute: state.absolute,
+                        idle: state.idle,
+                        refreshed_at: state.superseded.first().copied(),
+                    });
+                }
+            }
+            Ok(StoreOutcome::Listed(rows))
+        }
+        _ => Ok(StoreOutcome::Unavailable),
+    }
+}
+
+fn user_range(user: &UserId) -> std::ops::RangeInclusive<(&str, u64, &'static [u8; 16])> {
+    (user.as_str(), 0, &[0; 16])..=(user.as_str(), u64::MAX, &[0xff; 16])
+}
+
+fn decoded(bytes: Option<Vec<u8>>, id: SessionId) -> Option<RefreshState> {
+    let bytes = bytes?;
+    let state = format::decode(&bytes);
+    if state.is_none() {
+        tracing::error!(bytes = bytes.len(), prefix = id.0[0], "a stored session cannot be read and counts as ended");
+    }
+    state
+}
+
+struct Writer {
+    database: Arc<Database>,
+    near: Arc<NearCache>,
+}
+
+/// What to drop from the near cache once a group is durable.
+#[derive(Default)]
+struct Dropped {
+    sessions: Vec<SessionId>,
+    users: Vec<UserId>,
+}
+
+impl Writer {
+    fn run(&self, queue: &Receiver<Write>) {
+        let mut next_sweep = Instant::now();
+        loop {
+            let wait = next_sweep.saturating_duration_since(Instant::now());
+            let mut group = Vec::new();
+            let mut closing = false;
+            match queue.recv_timeout(wait) {
+                Ok(Write::Op(op, answer)) => group.push((op, answer)),
+                Ok(Write::Close) | Err(RecvTimeoutError::Disconnected) => closing = true,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            while group.len() < GROUP {
+                match queue.try_recv() {
+                    Ok(Write::Op(op, answer)) => group.push((op, answer)),
+                    Ok(Write::Close) => closing = true,
+                    Err(_) => break,
+                }
+            }
+            if !group.is_empty() {
+                self.perform_group(group);
+            }
+            if closing {
+                return;
+            }
+            if Instant::now() >= next_sweep {
+                if let Err(failure) = self.sweep(now()) {
+                    tracing::error!(%failure, "the embedded store failed to clean up expired sessions");
+                }
+                next_sweep = Instant::now() + SWEEP_EVERY;
+            }
+        }
+    }
+
+    /// One transaction, one fsync, then the answers. A failure answers `Unavailable` to all: nothing was written.
+    fn perform_group(&self, group: Vec<(StoreOp, oneshot::Sender<StoreOutcome>)>) {
+        let (ops, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        match self.commit(&ops) {
+            Ok((outcomes, dropped)) => {
+                dropped.sessions.into_iter().for_each(|id| self.near.invalidate(id));
+                dropped.users.iter().for_each(|user| self.near.invalidate_user(user));
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    let _ = answer.send(outcome);
+                }
+            }
+            Err(failure) => {
+                tracing::error!(%failure, operations = ops.len(), "the embedded store failed to write");
+                for answer in answers {
+                    let _ = answer.send(StoreOutcome::Unavailable);
+                }
+            }
+        }
+    }
+
+    fn commit(&self, ops: &[StoreOp]) -> Result<(Vec<StoreOutcome>, Dropped), Failure> {
+        let mut write = self.database.begin_write()?;
+        // A confirmation may be lost: alone it waits for the next group's fsync.
+        if ops.iter().all(|op| matches!(op, StoreOp::Confirm { .. })) {
+            write.set_durability(Durability::None)?;
+        }
+        let mut dropped = Dropped::default();
+        let outcomes = {
+            let mut tables = Tables::open(&write)?;
+            ops.iter().map(|op| tables.perform(op, &mut dropped)).collect::<Result<Vec<_>, Failure>>()?
+        };
+        write.commit()?;
+        Ok((outcomes, dropped))
+    }
+
+    fn sweep(&self, now: Timestamp) -> Result<(), Failure> {
+        let write = self.database.begin_write()?;
+        {
+            let mut tables = Tables::open(&write)?;
+            let mut due = Vec::new();
+            for entry in tables.expiry.range(..=(now.0, &[0xff; 16]))?.take(SWEEP_AT_MOST) {
+                due.push(SessionId(*entry?.0.value().1));
+            }
+            for id in due {
+                tables.remove(id)?;
+            }
+            let forgotten: Vec<String> = tables
+                .epochs
+                .iter()?
+                .filter_map(|entry| entry.ok())
+                .filter(|(_, value)| value.value().1 <= now.0)
+                .take(SWEEP_AT_MOST)
+                .map(|(user, _)| user.value().to_owned())
+                .collect();
+            for user in forgotten {
+                tables.epochs.remove(user.as_str())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+struct Tables<'t> {
+    records: Table<'t, &'static [u8; 16], &'static [u8]>,
+    states: Table<'t, &'static [u8; 16], &'static [u8]>,
+    index: Table<'t, (&'static str, u64, &'static [u8; 16]), ()>,
+    epochs: Table<'t, &'static str, (u64, u64)>,
+    expiry: Table<'t, (u64, &'static [u8; 16]), u64>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(write: &'t WriteTransaction) -> Result<Tables<'t>, Failure> {
+        Ok(Tables {
+            records: write.open_table(RECORDS)?,
+            states: write.open_table(STATES)?,
+            index: write.open_table(INDEX)?,
+            epochs: write.open_table(EPOCHS)?,
+            expiry: write.open_table(EXPIRY)?,
+        })
+    }
+
+    fn perform(&mut self, op: &StoreOp, dropped: &mut Dropped) -> Result<StoreOutcome, Failure> {
+        match op {
+            StoreOp::Create(new) => self.create(new, dropped),
+            StoreOp::Rotate(rotate) => {
+                let Some((state, epoch)) = self.state(rotate.id)? else { return Ok(StoreOutcome::Missing) };
+                match rotate.apply(&state, epoch) {
+                    Some(next) => {
+                        self.put_state(rotate.id, &next)?;
+                        // Its idle limit moved: a near-cached copy would end too early.
+                        dropped.sessions.push(rotate.id);
+                        Ok(StoreOutcome::Rotated(Box::new(next)))
+                    }
+                    None => Ok(StoreOutcome::Mismatch(Box::new(state), epoch)),
+                }
+            }
+            StoreOp::Replace(replace) => {
+                let Some((state, epoch)) = self.state(replace.id)? else { return Ok(StoreOutcome::Missing) };
+                if !replace.matches(&state) {
+                    return Ok(StoreOutcome::Mismatch(Box::new(state), epoch));
+                }
+                self.put_state(replace.id, &replace.state)?;
+                dropped.sessions.push(replace.id);
+                Ok(StoreOutcome::Rotated(replace.state.clone()))
+            }
+            StoreOp::Revoke { id, user, .. } => {
+                let theirs = match (user, self.state(*id)?) {
+                    (Some(user), Some((state, _))) => state.user == *user,
+                    (None, Some(_)) => true,
+                    (_, None) => false,
+                };
+                if theirs {
+                    self.remove(*id)?;
+                    dropped.sessions.push(*id);
+                }
+                Ok(StoreOutcome::Revoked { count: u32::from(theirs), replicated: true })
+            }
+            StoreOp::RevokeAll { user, .. } => {
+                let members = self.members(user)?;
+                let keep_until = members.iter().map(|member| member.absolute.0).max().unwrap_or(0);
+                self.raise_epoch(user, 1, keep_until)?;
+                for member in &members {
+                    self.remove(member.id)?;
+                    dropped.sessions.push(member.id);
+                }
+                dropped.users.push(user.clone());
+                Ok(StoreOutcome::Revoked { count: members.len() as u32, replicated: true })
+            }
+            StoreOp::RevokeOthers { user, keep, .. } => {
+                let mut count = 0;
+                for member in self.members(user)?.iter().filter(|member| member.id != *keep) {
+                    self.remove(member.id)?;
+                    dropped.sessions.push(member.id);
+                    count += 1;
+                }
+                Ok(StoreOutcome::Revoked { count, replicated: true })
+            }
+            StoreOp::Confirm { id, generation } => {
+                if let Some((mut state, _)) = self.state(*id)?
+                    && state.seen < *generation
+                {
+                    // A token cannot have been seen that was never issued.
+                    state.seen = (*generation).min(state.counter);
+                    self.put_state(*id, &state)?;
+                }
+                Ok(StoreOutcome::Confirmed)
+            }
+            StoreOp::State(_) | StoreOp::List { .. } => Ok(StoreOutcome::Unavailable),
+        }
+    }
+
+    fn create(&mut self, new: &NewSession, dropped: &mut Dropped) -> Result<StoreOutcome, Failure> {
+        if self.states.get(&new.id.0)?.is_some() {
+            // 98 random bits collided; the caller draws again.
+            return Ok(StoreOutcome::Unavailable);
+        }
+        let epoch = self.raise_epoch(&new.user, 0, new.absolute.0)?;
+        let mut members = self.members(&new.user)?;
+        members.retain(|member| member.idle > new.created_at && member.absolute > new.created_at);
+        let room = new.max_per_user as usize;
+        if members.len() >= room {
+            if !new.evict_oldest {
+                return Ok(StoreOutcome::Full);
+            }
+            for member in &members[..=members.len() - room] {
+                self.remove(member.id)?;
+                dropped.sessions.push(member.id);
+            }
+        }
+        self.records.insert(&new.id.0, new.record_json().as_bytes())?;
+        self.put_state(new.id, &new.refresh_state(epoch))?;
+        self.index.insert((new.user.as_str(), new.created_at.0, &new.id.0), ())?;
+        self.expiry.insert((new.absolute.0, &new.id.0), new.created_at.0)?;
+        Ok(StoreOutcome::Created)
+    }
+
+    fn state(&self, id: SessionId) -> Result<Option<(RefreshState, u64)>, Failure> {
+        let Some(state) = decoded(self.states.get(&id.0)?.map(|v| v.value().to_vec()), id) else { return Ok(None) };
+        let epoch = self.epochs.get(state.user.as_str())?.map_or(0, |v| v.value().0);
+        Ok(Some((state, epoch)))
+    }
+
+    fn put_state(&mut self, id: SessionId, state: &RefreshState) -> Result<(), Failure> {
+        self.states.insert(&id.0, format::encode(state).as_slice())?;
+        Ok(())
+    }
+
+    /// Adds `by` to the user's epoch and keeps it at least until `keep_until`; the epoch as it is then.
+    fn raise_epoch(&mut self, user: &UserId, by: u64, keep_until: u64) -> Result<u64, Failure> {
+        let (epoch, until) = self.epochs.get(user.as_str())?.map_or((0, 0), |v| v.value());
+        let epoch = epoch + by;
+        self.epochs.insert(user.as_str(), (epoch, until.max(keep_until)))?;
+        Ok(epoch)
+    }
+
+    fn members(&self, user: &UserId) -> Result<Vec<Member>, Failure> {
+        let mut members = Vec::new();
+        for entry in self.index.range(user_range(user))? {
+            let id = SessionId(*entry?.0.value().2);
+            if let Some((state, _)) = self.state(id)? {
+                members.push(Member { id, idle: state.idle, absolute: state.absolute });
+            }
+        }
+        Ok(members)
+    }
+
+    /// Every trace of a session. A session that is missing is a session that ended.
+    fn remove(&mut self, id: SessionId) -> Result<(), Failure> {
+        let Some(bytes) = self.states.remove(&id.0)?.map(|v| v.value().to_vec()) else { return Ok(()) };
+        self.records.remove(&id.0)?;
+        if let Some(state) = format::decode(&bytes) {
+            let created = self.expiry.remove((state.absolute.0, &id.0))?.map(|v| v.value());
+            if let Some(created) = created {
+                self.index.remove((state.user.as_str(), created, &id.0))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Member {
+    id: SessionId,
+    idle: Timestamp,
+    absolute: Timestamp,
+}
