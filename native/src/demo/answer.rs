@@ -105,17 +105,15 @@ pub fn empty(status: StatusCode) -> Answer {
     answer
 }
 
-/// A whole body of at most [`MAX_BODY`] bytes. A longer one is read to its end without being kept, so that the client
-/// gets to read the 413 instead of a reset connection.
-pub async fn read_whole(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+/// A whole body of at most [`MAX_BODY`] bytes.
+pub async fn read_whole(body: &mut Incoming) -> Result<Vec<u8>, Refusal> {
     let mut kept = Vec::new();
-    let mut too_large = false;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(Refusal::Body)?.into_data() else { continue };
-        too_large |= data.len() > MAX_BODY - kept.len();
-        if !too_large {
-            kept.extend_from_slice(&data);
+        if data.len() > MAX_BODY - kept.len() {
+            return Err(Refusal::TooLarge);
         }
+        kept.extend_from_slice(&data);
     }
-    if too_large { Err(Refusal::TooLarge) } else { Ok(kept) }
+    Ok(kept)
 }

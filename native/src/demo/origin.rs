@@ -98,18 +98,21 @@ async fn connection(socket: TcpStream, origin: Arc<Origin>) {
 }
 
 impl Origin {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let mut answer = self.route(request).await.unwrap_or_else(|refusal| refusal.answer());
+    async fn answer(&self, mut request: Request<Incoming>) -> Answer {
+        let mut answer = self.route(&mut request).await.unwrap_or_else(|refusal| refusal.answer());
+        // What was not read is read now, unkept, so that who still sends gets to see the answer instead of a reset
+        // connection. When it doesn't arrive, nobody is there to be answered.
+        let _ = probes::tally(request.body_mut()).await;
         answer.headers_mut().insert(ORIGIN, self.header.clone());
         answer
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn route(&self, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
         let uri = request.uri().clone();
         let segments: Vec<&str> = uri.path().strip_prefix('/').unwrap_or_default().split('/').collect();
         match segments.as_slice() {
             ["health"] => {
-                reading(&request)?;
+                reading(request)?;
                 Ok(json(StatusCode::OK, &json!({ "status": "ok", "origin": self.id })))
             }
             ["users", user, "profile"] => {
@@ -125,7 +128,7 @@ impl Origin {
                 resources::resource(&self.db, key, request).await
             }
             ["public", ..] => {
-                reading(&request)?;
+                reading(request)?;
                 Ok(public(uri.path()))
             }
             ["echo", ..] => probes::echo(&self.id, request).await,

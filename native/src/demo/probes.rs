@@ -31,17 +31,16 @@ const PERIOD: usize = 251;
 static CHUNK: LazyLock<Bytes> = LazyLock::new(|| (0..PERIOD * 256).map(|at| (at % PERIOD) as u8).collect());
 
 /// What arrived, as JSON.
-pub async fn echo(origin: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    let (head, body) = request.into_parts();
-    let body = tally(body).await?;
+pub async fn echo(origin: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    let body = tally(request.body_mut()).await?;
     let mut answer = json(
         StatusCode::OK,
         &json!({
             "origin": origin,
-            "method": head.method.as_str(),
-            "path": head.uri.path(),
-            "query": head.uri.query(),
-            "headers": header_lists(&head.headers),
+            "method": request.method().as_str(),
+            "path": request.uri().path(),
+            "query": request.uri().query(),
+            "headers": header_lists(request.headers()),
             "body": { "length": body.length, "fnv1a": body.checksum() },
         }),
     );
@@ -62,15 +61,14 @@ fn header_lists(headers: &HeaderMap) -> BTreeMap<&str, Vec<String>> {
 
 /// Reads the request's body to its end, then answers `bytes` bytes. With `?framing=chunked` the length is not told.
 /// An upload to `/stream/0` is answered with its length and checksum as JSON.
-pub async fn stream(bytes: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    let (head, body) = request.into_parts();
-    let received = tally(body).await?;
+pub async fn stream(bytes: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    let received = tally(request.body_mut()).await?;
     let bytes: u64 = bytes.parse().map_err(|_| Refusal::Number("a number of bytes"))?;
-    let mut answer = if bytes == 0 && !matches!(head.method, Method::GET | Method::HEAD) {
+    let mut answer = if bytes == 0 && !matches!(*request.method(), Method::GET | Method::HEAD) {
         json(StatusCode::OK, &json!({ "received": received.length, "fnv1a": received.checksum() }))
     } else {
         let mut answer = empty(StatusCode::OK);
-        let length_known = head.uri.query() != Some("framing=chunked");
+        let length_known = request.uri().query() != Some("framing=chunked");
         *answer.body_mut() = Either::Right(Pattern { left: bytes, length_known });
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         answer
@@ -80,8 +78,8 @@ pub async fn stream(bytes: &str, request: Request<Incoming>) -> Result<Answer, R
 }
 
 /// The status asked for, 200 to 599, after the request's body was read.
-pub async fn status(origin: &str, code: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    tally(request.into_body()).await?;
+pub async fn status(origin: &str, code: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    tally(request.body_mut()).await?;
     let code = code.parse().ok().filter(|code| (200..=599).contains(code));
     let status =
         code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Refusal::Number("a status, 200 to 599"))?;
@@ -94,8 +92,8 @@ pub async fn status(origin: &str, code: &str, request: Request<Incoming>) -> Res
 }
 
 /// 200 after so many milliseconds.
-pub async fn slow(origin: &str, millis: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    tally(request.into_body()).await?;
+pub async fn slow(origin: &str, millis: &str, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    tally(request.body_mut()).await?;
     let millis = millis.parse().ok().filter(|millis| *millis <= MAX_WAIT);
     let millis = millis.ok_or(Refusal::Number("milliseconds, 0 to 600000"))?;
     tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -103,12 +101,12 @@ pub async fn slow(origin: &str, millis: &str, request: Request<Incoming>) -> Res
 }
 
 /// Switches to a protocol that sends every byte back, until either side or the origin ends.
-pub fn upgrade(mut request: Request<Incoming>, mut ended: watch::Receiver<()>) -> Result<Answer, Refusal> {
+pub fn upgrade(request: &mut Request<Incoming>, mut ended: watch::Receiver<()>) -> Result<Answer, Refusal> {
     let wanted = request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"echo"));
     if !wanted || request.method() != Method::GET {
         return Err(Refusal::NoUpgrade);
     }
-    let upgrading = hyper::upgrade::on(&mut request);
+    let upgrading = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrading.await else { return };
         let (mut reading, mut writing) = tokio::io::split(TokioIo::new(upgraded));
@@ -178,7 +176,8 @@ impl Tally {
     }
 }
 
-async fn tally(mut body: Incoming) -> Result<Tally, Refusal> {
+/// Reads what is left of a body.
+pub async fn tally(body: &mut Incoming) -> Result<Tally, Refusal> {
     let mut tally = Tally::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(Refusal::Body)?.into_data() {

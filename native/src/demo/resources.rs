@@ -20,37 +20,32 @@ const ALLOWED: &str = "GET, HEAD, PUT, DELETE";
 const ALLOWED_PROFILE: &str = "GET, HEAD, PUT, PATCH, DELETE";
 
 /// Answers for one resource.
-pub async fn resource(db: &SharedDb, key: Key, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    let (head, body) = request.into_parts();
-    match head.method {
+pub async fn resource(db: &SharedDb, key: Key, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    match *request.method() {
         Method::GET | Method::HEAD => {
             let stored = db.read(key).await?.ok_or(Refusal::NotFound)?;
-            if none_match_fails(&head.headers, stored.revision) {
+            if none_match_fails(request.headers(), stored.revision) {
                 return Ok(with_etag(empty(StatusCode::NOT_MODIFIED), stored.revision));
             }
             Ok(representation(StatusCode::OK, stored))
         }
         Method::PUT => {
-            let body = json_text(&key, read_whole(body).await?)?;
+            let body = json_text(&key, read_whole(request.body_mut()).await?)?;
             let written = db.put(key, body.clone()).await?;
             let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
             let answer = representation(status, Stored { body, revision: written.revision });
-            Ok(with_location(answer, &head.uri))
+            Ok(with_location(answer, request.uri()))
         }
         Method::PATCH if matches!(key, Key::Profile(_)) => {
-            let patch = json_text(&key, read_whole(body).await?)?;
+            let patch = json_text(&key, read_whole(request.body_mut()).await?)?;
             let merged = db.merge(key, patch).await?.ok_or(Refusal::NotFound)?;
-            Ok(with_location(representation(StatusCode::OK, merged), &head.uri))
+            Ok(with_location(representation(StatusCode::OK, merged), request.uri()))
         }
         Method::DELETE => {
-            read_whole(body).await?;
             db.delete(key).await?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
-        _ => {
-            read_whole(body).await?;
-            Err(Refusal::Method(if matches!(key, Key::Profile(_)) { ALLOWED_PROFILE } else { ALLOWED }))
-        }
+        _ => Err(Refusal::Method(if matches!(key, Key::Profile(_)) { ALLOWED_PROFILE } else { ALLOWED })),
     }
 }
 

@@ -171,6 +171,11 @@ async fn a_write_that_is_no_json_of_its_shape_or_too_large_is_refused_and_change
         let (head, body) = origin.ask(Method::PUT, path, body).await;
         is_problem(&head, &body, status);
     }
+    // A long upload to where none is wanted gets its answer too, and the connection lives on.
+    for (path, status) in [("/nowhere", 404), ("/health", 405), ("/ws", 426), ("/status/x", 400)] {
+        let (head, body) = origin.ask(Method::POST, path, vec![0; 16 * MAX_BODY]).await;
+        is_problem(&head, &body, status);
+    }
     assert_eq!(origin.get("/users/1/profile").await.1, before);
     assert_eq!(origin.get("/vectors/1").await.0.status, StatusCode::NOT_FOUND);
 }
