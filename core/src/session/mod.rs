@@ -13,4 +13,4 @@ pub use record::{LoadedSession, NewSession, RefreshState, SessionRow, created_at
 pub use refresh::{RefreshKey, RefreshToken, RefreshTokenError};
 pub use rotation::{Decision, Device, MAX_LOST_ANSWERS, Refusal, Rotate, RotationRules, RotationWrite, decide};
 pub use steer::{redis_slot, steer_session_id};
-pub use store::{StoreOp, StoreOutcome};
+pub use store::{StoreOp, StoreOutcome, Tombstone};

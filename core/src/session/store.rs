@@ -26,6 +26,16 @@ pub enum StoreOp {
     List { user: UserId, now: Timestamp },
     /// Raises the highest generation seen; what it writes may be lost. → `Confirmed`
     Confirm { id: SessionId, generation: u32 },
+    /// At the edge: notes what a region revoked, in KV. → `Confirmed`
+    Bury(Vec<Tombstone>),
+}
+
+/// What a region tells its Workers of a revocation, to be kept until the last token of it has expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tombstone {
+    Session { id: SessionId, until: Timestamp },
+    /// Every session of the user below this epoch.
+    User { user: UserId, epoch: u64, until: Timestamp },
 }
 
 /// What a store answers.

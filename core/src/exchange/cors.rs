@@ -1,0 +1,46 @@
+//! CORS for routes that ask for it: preflights are answered here, and answers say who may read them.
+
+use super::{Reply, Step};
+use crate::config::Cors;
+use crate::http::{Head, HeaderEdits, header_text};
+
+/// How long a browser may remember a preflight.
+const MAX_AGE_SECONDS: &str = "600";
+
+/// The method that a preflight asks about, when the request is one.
+pub(super) fn preflight_method(head: &dyn Head) -> Option<&str> {
+    if head.method() != "OPTIONS" || head.header("origin").is_none() {
+        return None;
+    }
+    header_text(head, "access-control-request-method")
+}
+
+/// 204, with permission when the origin is listed and without it otherwise: the browser then refuses.
+pub(super) fn answer_preflight(rule: &Cors, head: &dyn Head) -> Step {
+    let mut reply = Reply::empty(204);
+    if is_listed(rule, head)
+        && let Some(method) = head.header("access-control-request-method")
+    {
+        reply.head.set("access-control-allow-methods", method);
+        if let Some(headers) = head.header("access-control-request-headers") {
+            reply.head.set("access-control-allow-headers", headers);
+        }
+        reply.head.set("access-control-max-age", MAX_AGE_SECONDS);
+    }
+    Step::Respond(Box::new(reply))
+}
+
+/// Adds to an answer on such a route, a refusal too, what lets a listed origin read it.
+pub(super) fn allow(rule: &Cors, head: &dyn Head, edits: &mut HeaderEdits) {
+    edits.add("vary", "origin");
+    let Some(origin) = header_text(head, "origin").filter(|_| is_listed(rule, head)) else { return };
+    edits.set("access-control-allow-origin", origin);
+    if rule.credentials {
+        edits.set("access-control-allow-credentials", "true");
+    }
+}
+
+fn is_listed(rule: &Cors, head: &dyn Head) -> bool {
+    let Some(origin) = header_text(head, "origin") else { return false };
+    rule.origins.iter().any(|listed| listed.as_str().eq_ignore_ascii_case(origin))
+}

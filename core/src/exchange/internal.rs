@@ -1,0 +1,174 @@
+//! What the Worker, the application and other services ask: validation for the edge, placement, public keys.
+
+use serde_json::{Value, json};
+
+use super::own::{Stored, json_object, not_found, text_field};
+use super::{Awaiting, Context, Decided, Exchange, Reply, Rules, SessionAnswer, Step};
+use crate::http::{Problem, ProblemCode};
+use crate::session::{StoreOp, Tombstone};
+use crate::{SessionId, Timestamp, UserId};
+
+/// How long clients may keep the public keys.
+const JWKS_MAX_AGE: &str = "public, max-age=300";
+/// The most tombstones in one call.
+const MAX_TOMBSTONES: usize = 1000;
+
+impl Exchange {
+    /// `POST /v1/edge/validate {sid, sub, gen}` → `{live, epoch, expires_at, gen}`; it also confirms `gen`.
+    pub(super) fn edge_validate(&mut self, bytes: &[u8], _cx: &mut Context<'_>) -> Decided {
+        let (id, generation, object) = session_and_generation(bytes, &["sid", "sub", "gen"])?;
+        let sub = text_field(&object, "sub")?.unwrap_or_default();
+        let user = UserId::new(&sub).map_err(|e| Problem::new(ProblemCode::BadRequest, format!("sub {e}")))?;
+        self.confirm = Some((id, generation));
+        self.awaiting = Awaiting::Validate(user.clone());
+        Ok(Step::Session { id, user, generation, freshness: super::Freshness::Primary })
+    }
+
+    pub(super) fn edge_validated(&mut self, user: &UserId, answer: SessionAnswer, cx: &Context<'_>) -> Decided {
+        let body = match answer {
+            SessionAnswer::Unavailable => return Err(self.store_unavailable()),
+            SessionAnswer::Loaded(session)
+                if session.live && session.user == *user && session.expires_at > cx.now =>
+            {
+                json!({
+                    "live": true,
+                    "epoch": session.epoch,
+                    "expires_at": session.expires_at.0,
+                    "gen": session.generation,
+                })
+            }
+            SessionAnswer::Loaded(_) | SessionAnswer::Missing => {
+                self.confirm = None;
+                json!({"live": false})
+            }
+        };
+        Ok(no_store(Reply::json(200, &body)))
+    }
+
+    /// `POST /v1/edge/confirm {sid, gen}` → 204.
+    pub(super) fn edge_confirm(&mut self, bytes: &[u8]) -> Decided {
+        let (id, generation, _) = session_and_generation(bytes, &["sid", "gen"])?;
+        self.awaiting = Awaiting::Stored(Stored::Confirmed);
+        Ok(Step::Store(Box::new(StoreOp::Confirm { id, generation })))
+    }
+
+    /// `POST /v1/edge/tombstones {tombstones: [{sid, until} | {user, epoch, until}]}` → 204, at the edge.
+    pub(super) fn edge_tombstones(&mut self, bytes: &[u8]) -> Decided {
+        let object = json_object(bytes, &["tombstones"])?;
+        let bad = |detail: &str| Problem::new(ProblemCode::BadRequest, detail);
+        let rows = object.get("tombstones").and_then(Value::as_array).ok_or_else(|| bad("tombstones must be a list"))?;
+        if rows.len() > MAX_TOMBSTONES {
+            return Err(bad("tombstones must be at most 1000"));
+        }
+        let tombstones =
+            rows.iter().map(Tombstone::from_json).collect::<Option<Vec<_>>>().ok_or_else(|| {
+                bad("each of tombstones must be {sid, until} or {user, epoch, until}, until in milliseconds")
+            })?;
+        self.awaiting = Awaiting::Stored(Stored::Tombstoned(tombstones.clone()));
+        Ok(Step::Store(Box::new(StoreOp::Bury(tombstones))))
+    }
+
+    pub(super) fn tombstoned(&self, tombstones: &[Tombstone]) -> Step {
+        for tombstone in tombstones {
+            match tombstone {
+                Tombstone::Session { id, .. } => self.live.near.invalidate(*id),
+                Tombstone::User { user, .. } => self.live.near.invalidate_user(user),
+            }
+        }
+        Step::Respond(Box::new(Reply::empty(204)))
+    }
+
+    pub(super) fn jwks(&self) -> Step {
+        let mut reply = Reply::empty(200);
+        reply.head.set("content-type", "application/jwk-set+json");
+        reply.head.set("cache-control", JWKS_MAX_AGE);
+        reply.body = super::ReplyBody::Bytes(self.rules.keys.public_jwks().into_bytes());
+        Step::Respond(Box::new(reply))
+    }
+
+    /// `GET /v1/shards/users/{id}`, for applications with the service credential.
+    pub(super) fn shard_of_user(&self, user: &UserId, cx: &Context<'_>) -> Decided {
+        self.check_service(cx)?;
+        let Some(map) = &self.rules.map else { return Err(not_found()) };
+        let placement = map.place(user).map_err(|e| Problem::new(ProblemCode::BadIdentity, e.to_string()))?;
+        let mut body = json!({
+            "user_id": user.as_str(),
+            "shard": placement.shard.as_str(),
+            "slot": placement.slot.index(),
+            "epoch": map.epoch().0,
+            "pinned": placement.pinned,
+        });
+        if let Some(next) = placement.next {
+            body["next"] = Value::from(next.as_str());
+        }
+        if let Some(previous) = placement.previous {
+            body["previous"] = Value::from(previous.as_str());
+        }
+        Ok(no_store(Reply::json(200, &body)))
+    }
+
+    /// `GET /v1/shards/photos?at=` or `?from=&to=`.
+    pub(super) fn shards_of_photos(&self, cx: &Context<'_>) -> Decided {
+        self.check_service(cx)?;
+        let Some(map) = &self.rules.map else { return Err(not_found()) };
+        let query: Vec<(String, String)> =
+            form_urlencoded::parse(cx.head.query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let value = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        let bad = |e: crate::shard::PhotoError| Problem::new(ProblemCode::BadInstant, e.to_string());
+        let shards = match (value("at"), value("from"), value("to")) {
+            (Some(at), None, None) => map.photo_shards(self.rules.photos.month(at, cx.now).map_err(bad)?),
+            (None, Some(from), Some(to)) => {
+                map.shards_for_range(&self.rules.photos, from, to, cx.now).map_err(bad)?
+            }
+            _ => return Err(Problem::new(ProblemCode::BadRequest, "give either at, or from and to")),
+        };
+        let shards: Vec<&str> = shards.iter().map(|shard| shard.as_str()).collect();
+        Ok(no_store(Reply::json(200, &json!({ "shards": shards }))))
+    }
+}
+
+/// The map with its key, for a Worker.
+pub(super) fn shard_map(rules: &Rules) -> Decided {
+    let Some(map) = &rules.map else { return Err(not_found()) };
+    let mut reply = Reply::empty(200);
+    reply.head.set("content-type", "application/json");
+    reply.body = super::ReplyBody::Bytes(map.to_json().into_bytes());
+    Ok(no_store(reply))
+}
+
+fn no_store(mut reply: Reply) -> Step {
+    reply.head.set("cache-control", "no-store");
+    Step::Respond(Box::new(reply))
+}
+
+fn session_and_generation(
+    bytes: &[u8],
+    allowed: &[&str],
+) -> Result<(SessionId, u32, serde_json::Map<String, Value>), Problem> {
+    let object = json_object(bytes, allowed)?;
+    let bad = |detail: &str| Problem::new(ProblemCode::BadRequest, detail);
+    let id = text_field(&object, "sid")?.and_then(|sid| SessionId::parse(&sid)).ok_or_else(|| bad("sid is no id"))?;
+    let generation = object.get("gen").and_then(Value::as_u64).and_then(|gen_| u32::try_from(gen_).ok());
+    Ok((id, generation.ok_or_else(|| bad("gen must be a counter"))?, object))
+}
+
+impl Tombstone {
+    /// `{sid, until}` or `{user, epoch, until}`; `until` in milliseconds since the epoch.
+    pub fn from_json(value: &Value) -> Option<Tombstone> {
+        let until = Timestamp(value.get("until")?.as_u64()?);
+        if let Some(sid) = value.get("sid") {
+            return Some(Tombstone::Session { id: SessionId::parse(sid.as_str()?)?, until });
+        }
+        let user = UserId::new(value.get("user")?.as_str()?).ok()?;
+        Some(Tombstone::User { user, epoch: value.get("epoch")?.as_u64()?, until })
+    }
+
+    pub fn to_json(&self) -> Value {
+        match self {
+            Tombstone::Session { id, until } => json!({"sid": id.to_string(), "until": until.0}),
+            Tombstone::User { user, epoch, until } => {
+                json!({"user": user.as_str(), "epoch": epoch, "until": until.0})
+            }
+        }
+    }
+}

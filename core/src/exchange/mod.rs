@@ -1,0 +1,382 @@
+//! One request, from its head to its answer: the spine that both shells drive.
+//!
+//! [`Exchange::begin`] decides as far as it can without any effect and returns the first [`Step`]. The shell performs
+//! it and feeds the event of the same name, until `Respond`. Whatever a promise rests on is a step before `Respond`;
+//! what may be lost comes out of [`Exchange::finished`]. On the common path (token valid, session in the near cache)
+//! the first step is already `Forward`.
+//!
+//! `admit` says who gets in, `forward` where a request goes and what becomes of it, `cached` when the cache answers,
+//! `sessions`, `oauth` and `internal` answer Edgekeep's own paths, `authorize` speaks to a proxy in front.
+
+mod admit;
+mod authorize;
+mod cached;
+mod cookies;
+mod cors;
+mod forward;
+mod internal;
+mod limits;
+mod oauth;
+mod own;
+mod rules;
+mod sessions;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::cache::{CacheAnswer, Enqueued};
+use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, resolve_client};
+use crate::metrics::Outcome;
+use crate::route::{CanonicalPath, own_path};
+use crate::session::StoreOutcome;
+use crate::token::AccessClaims;
+use crate::{SessionId, Timestamp};
+
+pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
+pub use step::{
+    After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
+};
+
+/// Headers that core may ask a request for. A shell that has to name them beforehand passes exactly these.
+pub const REQUEST_HEADERS: &[&str] = &[
+    "authorization",
+    "cookie",
+    "origin",
+    "sec-fetch-site",
+    "user-agent",
+    "upgrade",
+    "connection",
+    "content-type",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-uri",
+    "x-original-method",
+    "x-original-uri",
+    "forwarded",
+    "x-request-id",
+    "traceparent",
+    "x-edgekeep-edge",
+    "access-control-request-method",
+    "access-control-request-headers",
+    "cache-control",
+    "if-none-match",
+];
+
+/// What every event needs: the request's head, the time, and what belongs to this core.
+pub struct Context<'a> {
+    pub head: &'a dyn Head,
+    pub now: Timestamp,
+    pub local: &'a mut Local,
+}
+
+/// A request under way. Owned values only: it can be parked between events.
+pub struct Exchange {
+    rules: Arc<Rules>,
+    live: Arc<Live>,
+    started: Timestamp,
+    client: Client,
+    cookies: Cookies,
+    purpose: Purpose,
+    identity: Option<Identity>,
+    awaiting: Awaiting,
+    forward: forward::Forward,
+    /// Counts as an attempt to authenticate, and whether it was admitted (DESIGN §9).
+    attempt: Option<bool>,
+    /// A generation to confirm after the answer.
+    confirm: Option<(SessionId, u32)>,
+    status: u16,
+}
+
+/// What the request is for.
+#[derive(Debug)]
+enum Purpose {
+    /// Refused before it was known.
+    Unknown,
+    Route { index: usize, key: Option<String> },
+    Authorize(authorize::Original),
+    Own(own::Call),
+}
+
+/// Who was admitted.
+#[derive(Clone, Debug)]
+struct Identity {
+    claims: Arc<AccessClaims>,
+    from_cookie: bool,
+}
+
+/// The event that comes next.
+#[derive(Debug)]
+enum Awaiting {
+    Nothing,
+    Body,
+    Session(admit::Pending),
+    /// A session that a Worker asks about, which a token says is this user's.
+    Validate(crate::UserId),
+    Stored(own::Stored),
+    Keys,
+    Map(forward::MapFor),
+    Queue,
+    Answer,
+    Cache(cached::Pending),
+    Enqueued,
+}
+
+/// Either the next step or the refusal that ends the exchange.
+type Decided = Result<Step, Problem>;
+
+impl Exchange {
+    /// Decides about a request as far as that needs no effect.
+    pub fn begin(rules: &Arc<Rules>, live: &Arc<Live>, cx: &mut Context<'_>) -> (Exchange, Step) {
+        let mut client = resolve_client(cx.head, &rules.config.server.trusted_proxies, false);
+        let edge = cx.head.header("x-edgekeep-edge");
+        if rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential)) {
+            // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
+            client = resolve_client(cx.head, &rules.config.server.trusted_proxies, true);
+        }
+        let mut exchange = Exchange {
+            rules: rules.clone(),
+            live: live.clone(),
+            started: cx.now,
+            client,
+            cookies: Cookies::default(),
+            purpose: Purpose::Unknown,
+            identity: None,
+            awaiting: Awaiting::Nothing,
+            forward: forward::Forward::default(),
+            attempt: None,
+            confirm: None,
+            status: 0,
+        };
+        let decided = exchange.first(cx);
+        let step = exchange.step(decided, cx);
+        (exchange, step)
+    }
+
+    fn first(&mut self, cx: &mut Context<'_>) -> Decided {
+        let rules = self.rules.clone();
+        let head = cx.head;
+        if matches!(head.method(), "CONNECT" | "TRACE") {
+            return Err(Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied"));
+        }
+        if let Some(path) = own_path(head.path(), rules.config.server.api_prefix.as_str()) {
+            self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
+            return self.own(path, cx);
+        }
+        let path = CanonicalPath::parse(head.path()).map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
+        let host = Some(self.client.host.clone()).filter(|host| !host.is_empty());
+        let preflight = cors::preflight_method(head);
+        let method = preflight.unwrap_or(head.method());
+        let Some(found) = rules.router.find(method, host.as_deref(), &path) else {
+            return Err(Problem::new(ProblemCode::NoRoute, "no route matches this method, host and path"));
+        };
+        let Some(route) = rules.config.routes.get(found.index) else {
+            return Err(Problem::new(ProblemCode::NoRoute, ""));
+        };
+        let key = forward::shard_key(route, &found, head);
+        self.purpose = Purpose::Route { index: found.index, key };
+        self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
+        if preflight.is_some() {
+            if let Some(rule) = &route.cors {
+                return Ok(cors::answer_preflight(rule, head));
+            }
+            return self.place(cx);
+        }
+        self.admit(route.auth, cx)
+    }
+
+    /// The request body that was asked for.
+    pub fn body(&mut self, body: Body, cx: &mut Context<'_>) -> Step {
+        let decided = match (std::mem::replace(&mut self.awaiting, Awaiting::Nothing), body) {
+            (Awaiting::Body, Body::Bytes(bytes)) => self.own_body(bytes, cx),
+            (Awaiting::Enqueued, Body::Bytes(bytes)) => self.write_behind(bytes, cx),
+            (Awaiting::Enqueued, Body::TooLarge) => {
+                Err(Problem::new(ProblemCode::BodyTooLarge, "larger than cache.max_entry"))
+            }
+            (Awaiting::Body, Body::TooLarge) => {
+                Err(Problem::new(ProblemCode::BodyTooLarge, "larger than limits.json_body"))
+            }
+            (Awaiting::Body | Awaiting::Enqueued, Body::Gone) => {
+                Err(Problem::new(ProblemCode::BadRequest, "the body ended early"))
+            }
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// The session that was asked for.
+    pub fn session(&mut self, answer: SessionAnswer, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Session(pending) => self.loaded(pending, answer, cx),
+            Awaiting::Validate(user) => self.edge_validated(&user, answer, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// The outcome of a store operation.
+    pub fn stored(&mut self, outcome: StoreOutcome, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Stored(stored) => self.own_stored(stored, outcome, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// Rules whose verifier knows the authority's keys, or `None` when it could not be asked.
+    pub fn keys(&mut self, rules: Option<Arc<Rules>>, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Keys => {
+                if let Some(rules) = rules {
+                    self.rules = rules;
+                }
+                self.admit_again(cx)
+            }
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// Rules with a newer map, or `None` when none came in time.
+    pub fn map(&mut self, rules: Option<Arc<Rules>>, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Map(reason) => self.map_loaded(reason, rules, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// A place at one of the pool's origins may be free.
+    pub fn ready(&mut self, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Queue => self.place(cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// The queue was full, or its time ran out.
+    pub fn timed_out(&mut self, cx: &mut Context<'_>) -> Step {
+        self.awaiting = Awaiting::Nothing;
+        let problem = Problem::new(ProblemCode::QueueFull, "no origin had room in time").retry_after(1);
+        self.step(Err(problem), cx)
+    }
+
+    /// The shared cache's answer.
+    pub fn cached(&mut self, answer: CacheAnswer, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Cache(pending) => self.cache_answered(pending, answer, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// Whether an intent is durable.
+    pub fn enqueued(&mut self, outcome: Enqueued, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Enqueued => self.intent_enqueued(outcome, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// An origin's response head.
+    pub fn answered(&mut self, answer: &dyn AnswerHead, replayable: bool, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Answer => self.origin_answered(answer, replayable, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// An origin that did not answer.
+    pub fn failed(&mut self, failed: Failed, cx: &mut Context<'_>) -> Step {
+        let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
+            Awaiting::Answer => self.origin_failed(failed, cx),
+            _ => Err(unexpected()),
+        };
+        self.step(decided, cx)
+    }
+
+    /// The end, once: what may be done now, and may be lost.
+    pub fn finished(&mut self, how: Finished, _bytes: u64, cx_now: Timestamp, local: &mut Local) -> After {
+        let confirm = self.confirm.take().filter(|(id, generation)| self.live.confirm_due(*id, *generation));
+        if let Some(admitted) = self.attempt {
+            local.metrics.auth_attempt(admitted, cx_now);
+        }
+        // DESIGN §9: health paths and aborts by the client are not requests in `error_rate`.
+        if how == Finished::Sent || self.status >= 500 {
+            let outcome = Outcome { status: self.status, route: self.route_index(), took: cx_now.since(self.started) };
+            local.metrics.request(&outcome, cx_now);
+        }
+        After { confirm }
+    }
+
+    /// The status that was decided; 0 before `Respond`.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The pattern of the route, for logs: never the raw path.
+    pub fn route(&self) -> &str {
+        match self.route_index().and_then(|index| self.rules.config.routes.get(index)) {
+            Some(route) => route.path.as_str(),
+            None => "-",
+        }
+    }
+
+    /// The user as logs may call them.
+    pub fn user_log_name(&self) -> Option<String> {
+        self.identity.as_ref().map(|identity| self.rules.log_name(identity.claims.sub.as_str().as_bytes()))
+    }
+
+    /// The client as policy sees it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    fn route_index(&self) -> Option<usize> {
+        match self.purpose {
+            Purpose::Route { index, .. } => Some(index),
+            _ => None,
+        }
+    }
+
+    /// Turns a refusal into the last step, and notes what the client gets.
+    fn step(&mut self, decided: Decided, cx: &mut Context<'_>) -> Step {
+        let mut step = decided.unwrap_or_else(|problem| self.refuse(&problem));
+        if let Step::Respond(reply) = &mut step {
+            self.awaiting = Awaiting::Nothing;
+            self.status = reply.status;
+            if let Some(rule) = self.route_index().and_then(|at| self.rules.config.routes.get(at)?.cors.as_ref()) {
+                cors::allow(rule, cx.head, &mut reply.head);
+            }
+        }
+        step
+    }
+
+    fn refuse(&self, problem: &Problem) -> Step {
+        if let Purpose::Own(call) = &self.purpose
+            && call.speaks_oauth()
+        {
+            return oauth::error(problem);
+        }
+        let mut reply = Reply::problem(problem);
+        if let Purpose::Authorize(_) = self.purpose {
+            authorize::blank_identity(&mut reply.head);
+        }
+        Step::Respond(Box::new(reply))
+    }
+}
+
+/// A shell fed an event that was not asked for: a fault of ours, and no reason to stop the process.
+fn unexpected() -> Problem {
+    Problem::new(ProblemCode::Internal, "")
+}

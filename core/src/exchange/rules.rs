@@ -1,0 +1,360 @@
+//! What decisions rest on. [`Rules`] is immutable and swapped whole; [`Live`] survives reloads and is shared by all
+//! cores; [`Local`] belongs to one core.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::limits::RateLimit;
+use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RoundRobin, StickyKeys};
+use crate::config::{self, Authority, Config, OriginUrl, PoolConfig};
+use crate::metrics::Metrics;
+use crate::route::Router;
+use crate::session::{NearCache, RotationRules};
+use crate::shard::{Month, PhotoRules, PoolMatch, ShardMap, pool_match};
+use crate::token::{KeyKind, KeyRing, SecretKey, TokenCache, Verifier};
+use crate::{Entropy, Millis, SessionId, Timestamp};
+
+/// Where the exchange runs: who keeps sessions, and which of its own calls it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// The native gateway, over its own store.
+    Native,
+    /// A Worker beside a native region, which is its session authority.
+    EdgeBesideRegion,
+}
+
+/// Which of the configured capabilities this shell performs. What is configured and not in force is named at start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InForce {
+    pub cache: bool,
+    pub write_behind: bool,
+    pub queue: bool,
+}
+
+/// Secrets, as digests: they are only ever compared, in constant time and without regard to length.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    service: Vec<[u8; 32]>,
+    edge: Vec<[u8; 32]>,
+    /// What the Worker itself sends to its authority.
+    pub edge_credential: Option<String>,
+    /// The key of `x-edgekeep-signature`.
+    pub origin_key: Option<Vec<u8>>,
+}
+
+impl Secrets {
+    /// One or two values each, separated by a comma; empty ones count for nothing.
+    pub fn new(service: Option<&str>, edge: Option<&str>, origin_key: Option<&str>) -> Secrets {
+        let digests = |values: Option<&str>| {
+            values.into_iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).map(digest).collect()
+        };
+        Secrets {
+            service: digests(service),
+            edge: digests(edge),
+            edge_credential: edge.and_then(|e| e.split(',').map(str::trim).find(|e| !e.is_empty())).map(str::to_owned),
+            origin_key: origin_key.filter(|key| !key.is_empty()).map(|key| key.as_bytes().to_vec()),
+        }
+    }
+
+    pub fn has_service(&self) -> bool {
+        !self.service.is_empty()
+    }
+
+    /// Whether this is a service credential.
+    pub fn is_service(&self, presented: &str) -> bool {
+        is_one_of(&self.service, presented)
+    }
+
+    /// Whether this is the edge credential.
+    pub fn is_edge(&self, presented: &[u8]) -> bool {
+        std::str::from_utf8(presented).is_ok_and(|presented| is_one_of(&self.edge, presented))
+    }
+}
+
+fn digest(value: &str) -> [u8; 32] {
+    Sha256::digest(value).into()
+}
+
+fn is_one_of(digests: &[[u8; 32]], presented: &str) -> bool {
+    let presented = digest(presented);
+    digests.iter().fold(false, |found, one| found | bool::from(one.ct_eq(&presented)))
+}
+
+/// An immutable whole: configuration, routes, keys and shard map.
+pub struct Rules {
+    pub config: Config,
+    pub site: Site,
+    pub in_force: InForce,
+    pub(super) router: Router,
+    pub(super) keys: KeyRing,
+    pub(super) verifier: Verifier,
+    pub(super) map: Option<ShardMap>,
+    pub(super) secrets: Secrets,
+    pub(super) pools: Vec<PoolRules>,
+    /// The union of all user-shard pools: the choice of `shard = "any"`.
+    pub(super) any: Vec<Origin>,
+    /// For each origin of `any`: its pool and its index there.
+    pub(super) any_at: Vec<(usize, usize)>,
+    pub(super) fallback: Option<usize>,
+    pub(super) balance: BalanceRules,
+    pub(super) sticky: StickyKeys,
+    pub(super) photos: PhotoRules,
+}
+
+/// A pool with what a plan needs to know of it.
+pub(super) struct PoolRules {
+    /// The user shards or the photo shard or prefix that it serves; none for a fallback.
+    pub shard: Option<String>,
+    pub pool: Pool,
+    pub urls: Vec<OriginUrl>,
+    pub host: Option<Arc<str>>,
+}
+
+/// Why rules cannot be made of a configuration that is valid by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    #[error("routes[{0}] and routes[{1}] have equal rank and match one request")]
+    AmbiguousRoutes(usize, usize),
+}
+
+impl Rules {
+    /// Puts the rules together. `live` keeps each origin's counts over a reload.
+    pub fn new(
+        config: Config,
+        site: Site,
+        keys: KeyRing,
+        map: Option<ShardMap>,
+        secrets: Secrets,
+        in_force: InForce,
+        live: &Live,
+    ) -> Result<Rules, RulesError> {
+        let router =
+            Router::new(&config.routes).map_err(|same| RulesError::AmbiguousRoutes(same.first, same.second))?;
+        let verifier = Verifier::new(&keys, &config.session.issuer, &config.session.audience, config.session.leeway);
+        let pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, live)).collect();
+        let mut any = Vec::new();
+        let mut any_at = Vec::new();
+        for (at, pool) in pools.iter().enumerate() {
+            if pool.shard.as_deref().is_some_and(is_user_shard) {
+                for (index, origin) in pool.pool.origins.iter().enumerate() {
+                    any.push(origin.clone());
+                    any_at.push((at, index));
+                }
+            }
+        }
+        let fallback = match &config.balance.on_no_healthy {
+            config::OnNoHealthy::Pool(name) => {
+                config.pools.iter().position(|pool| pool.shard.is_none() && pool.name.as_ref() == Some(name))
+            }
+            _ => None,
+        };
+        let balance = BalanceRules {
+            slow_start: config.balance.slow_start,
+            panic_threshold: config.balance.panic_threshold,
+            on_no_healthy: match &config.balance.on_no_healthy {
+                config::OnNoHealthy::FailOpen => OnNoHealthy::FailOpen,
+                config::OnNoHealthy::FailClosed => OnNoHealthy::FailClosed,
+                config::OnNoHealthy::Pool(_) => OnNoHealthy::Fallback,
+            },
+        };
+        let ids: Vec<OriginId> =
+            pools.iter().flat_map(|pool| pool.pool.origins.iter().map(|origin| origin.id.clone())).collect();
+        let sticky = StickyKeys::new(keys.all(KeyKind::Sticky), &ids);
+        let from = config.shards.photos.from;
+        let photos = PhotoRules {
+            from: Month::new(from.year, from.month).unwrap_or(Month::FIRST),
+            max_future: config.shards.photos.max_future,
+        };
+        Ok(Rules {
+            config, site, in_force, router, keys, verifier, map, secrets, pools, any, any_at, fallback, balance, sticky,
+            photos,
+        })
+    }
+
+    /// The same rules with another shard map.
+    pub fn with_map(&self, map: ShardMap, live: &Live) -> Result<Rules, RulesError> {
+        self.rebuilt(self.keys.clone(), Some(map), live).map(|mut rules| {
+            rules.verifier = self.verifier.clone();
+            rules
+        })
+    }
+
+    /// The same rules with a verifier that also knows what the authority publishes.
+    pub fn with_verifier(&self, verifier: Verifier, live: &Live) -> Result<Rules, RulesError> {
+        self.rebuilt(self.keys.clone(), self.map.clone(), live).map(|mut rules| {
+            rules.verifier = verifier;
+            rules
+        })
+    }
+
+    fn rebuilt(&self, keys: KeyRing, map: Option<ShardMap>, live: &Live) -> Result<Rules, RulesError> {
+        Rules::new(self.config.clone(), self.site, keys, map, self.secrets.clone(), self.in_force, live)
+    }
+
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    pub fn map(&self) -> Option<&ShardMap> {
+        self.map.as_ref()
+    }
+
+    /// Where a plan's origin listens.
+    pub fn url(&self, pool: usize, origin: usize) -> Option<&OriginUrl> {
+        self.pools.get(pool)?.urls.get(origin)
+    }
+
+    /// A plan's origin.
+    pub fn origin(&self, pool: usize, origin: usize) -> Option<&Origin> {
+        self.pools.get(pool)?.pool.origins.get(origin)
+    }
+
+    /// Every origin with its pool, for checks, metrics and the admin API.
+    pub fn origins(&self) -> impl Iterator<Item = (&str, &Origin)> {
+        self.pools.iter().flat_map(|pool| pool.pool.origins.iter().map(move |origin| (pool.pool.name.as_str(), origin)))
+    }
+
+    /// The session authority's URL, at an edge beside a region.
+    pub fn authority(&self) -> Option<&config::WebUrl> {
+        match &self.config.session.authority {
+            Authority::Url(url) => Some(url),
+            Authority::Local | Authority::DurableObject => None,
+        }
+    }
+
+    /// The pool that serves a shard: by name, or for photo shards by the closest match.
+    pub(super) fn pool_of(&self, shard: &str) -> Option<usize> {
+        let fits = |(at, pool): (usize, &PoolRules)| {
+            let fit: PoolMatch = pool_match(pool.shard.as_deref()?, shard)?;
+            Some((fit, at))
+        };
+        self.pools.iter().enumerate().filter_map(fits).max_by_key(|(fit, _)| *fit).map(|(_, at)| at)
+    }
+
+    /// The key and times of the rotation table.
+    pub(super) fn rotation(&self) -> Option<RotationRules> {
+        Some(RotationRules {
+            grace: self.config.session.refresh_grace,
+            idle_ttl: self.config.session.idle_ttl,
+            key_id: self.keys.current(KeyKind::Refresh)?.id(),
+        })
+    }
+
+    pub(super) fn refresh_key(&self, id: u8) -> Option<&SecretKey> {
+        self.keys.find(KeyKind::Refresh, id)
+    }
+
+    /// What a user or session is called in logs: a keyed hash, never the id.
+    pub fn log_name(&self, id: &[u8]) -> String {
+        match self.keys.current(KeyKind::Log) {
+            Some(key) => key.mac(&[b"edgekeep log v1", id]).iter().take(8).map(|b| format!("{b:02x}")).collect(),
+            None => "-".to_owned(),
+        }
+    }
+}
+
+fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
+    let origins = pool.origins.iter().map(|origin| {
+        let id = OriginId::new(&origin.id);
+        Origin {
+            state: live.origin(&id),
+            id,
+            url: origin.url.to_string(),
+            weight: origin.weight,
+            max_connections: origin.max_connections,
+        }
+    });
+    PoolRules {
+        shard: pool.shard.clone(),
+        pool: Pool { name: pool.shard.clone().or_else(|| pool.name.clone()).unwrap_or_default(), origins: origins.collect() },
+        urls: pool.origins.iter().map(|origin| origin.url.clone()).collect(),
+        host: pool.host.name().map(Into::into),
+    }
+}
+
+/// `shard_3`, as opposed to photo shards and prefixes.
+fn is_user_shard(name: &str) -> bool {
+    name.strip_prefix("shard_").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// What all cores share and a reload keeps.
+pub struct Live {
+    origins: Mutex<BTreeMap<OriginId, Arc<OriginState>>>,
+    pub near: Arc<NearCache>,
+    pub tokens: TokenCache,
+    /// The highest generation already confirmed, by session.
+    confirmed: Cache<SessionId, u32>,
+    pub(super) refresh_failures: RateLimit,
+    pub(super) creates: RateLimit,
+    keys_asked_at: Mutex<Option<Timestamp>>,
+}
+
+/// At most one fetch of the authority's keys in this time.
+const KEYS_EVERY: Millis = Millis(30_000);
+
+impl Live {
+    /// Caches of the sizes that the configuration gives; they stay as they are over reloads.
+    pub fn new(config: &Config, entropy: &mut Entropy) -> Live {
+        let sessions = config.session.near_cache as usize;
+        Live {
+            origins: Mutex::default(),
+            near: Arc::new(NearCache::new(sessions, entropy)),
+            tokens: TokenCache::new(config.session.token_cache as usize),
+            confirmed: Cache::new(sessions.max(1024)),
+            refresh_failures: RateLimit::new(entropy),
+            creates: RateLimit::new(entropy),
+            keys_asked_at: Mutex::default(),
+        }
+    }
+
+    /// The state of an origin, the same over reloads.
+    pub fn origin(&self, id: &OriginId) -> Arc<OriginState> {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        origins.entry(id.clone()).or_default().clone()
+    }
+
+    /// Whether this generation of a session is to be confirmed: once per session and generation. Generation 0 says
+    /// nothing new.
+    pub(super) fn confirm_due(&self, id: SessionId, generation: u32) -> bool {
+        if generation == 0 || self.confirmed.get(&id).is_some_and(|seen| seen >= generation) {
+            return false;
+        }
+        self.confirmed.insert(id, generation);
+        true
+    }
+
+    /// Whether the authority's keys may be asked for now; then not again for 30 s.
+    pub(super) fn may_load_keys(&self, now: Timestamp) -> bool {
+        let mut asked = self.keys_asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked.is_none_or(|at| now.since(at) >= KEYS_EVERY);
+        if due {
+            *asked = Some(now);
+        }
+        due
+    }
+}
+
+/// What belongs to one core and is never shared.
+pub struct Local {
+    pub entropy: Entropy,
+    pub metrics: Metrics,
+    /// By pool; the last is that of `any`.
+    round_robins: Vec<RoundRobin>,
+}
+
+impl Local {
+    pub fn new(entropy: Entropy) -> Local {
+        Local { entropy, metrics: Metrics::default(), round_robins: Vec::new() }
+    }
+
+    pub(super) fn round_robin(&mut self, at: usize) -> (&mut RoundRobin, &mut Entropy) {
+        if self.round_robins.len() <= at {
+            self.round_robins.resize_with(at + 1, RoundRobin::default);
+        }
+        (&mut self.round_robins[at], &mut self.entropy)
+    }
+}
