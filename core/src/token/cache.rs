@@ -203,7 +203,7 @@ mod tests {
             let token = token(&ring, &user.to_string());
             assert!(small.verify(&verifier, &token, NOW).is_ok() && off.verify(&verifier, &token, NOW).is_ok());
         }
-        assert!(small.len() > 0 && small.len() <= 20);
+        assert!(!small.is_empty() && small.len() <= 20);
         assert!(off.is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::access::AccessClaims;
@@ -94,33 +94,32 @@ impl Audience<'_> {
 
 impl<'de> RawClaims<'de> {
     /// One JSON object and nothing after it. The inner `None` is a text that is no JSON object at all.
-    pub(super) fn read(json: &'de [u8]) -> Result<RawClaims<'de>, Option<Broken<Claim>>> {
-        let mut broken = None;
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        let raw = ClaimsSeed(&mut broken).deserialize(&mut reader).and_then(|raw| reader.end().map(|()| raw));
-        raw.map_err(|_| broken)
+    pub(super) fn read(json: &'de str) -> Result<RawClaims<'de>, Option<Broken<Claim>>> {
+        let (mut raw, mut broken) = (RawClaims::default(), None);
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let visitor = ClaimsVisitor { raw: &mut raw, broken: &mut broken };
+        match reader.deserialize_map(visitor).and_then(|()| reader.end()) {
+            Ok(()) => Ok(raw),
+            Err(_) => Err(broken),
+        }
     }
 }
 
-struct ClaimsSeed<'s>(&'s mut Option<Broken<Claim>>);
-
-impl<'de> DeserializeSeed<'de> for ClaimsSeed<'_> {
-    type Value = RawClaims<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawClaims<'de>, D::Error> {
-        deserializer.deserialize_map(self)
-    }
+struct ClaimsVisitor<'s, 'de> {
+    raw: &'s mut RawClaims<'de>,
+    broken: &'s mut Option<Broken<Claim>>,
 }
 
-impl<'de> Visitor<'de> for ClaimsSeed<'_> {
-    type Value = RawClaims<'de>;
+impl<'de> Visitor<'de> for ClaimsVisitor<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of claims")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawClaims<'de>, A::Error> {
-        let (broken, map) = (self.0, &mut map);
-        let mut raw = RawClaims::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let ClaimsVisitor { raw, broken } = self;
+        let map = &mut map;
         let mut others = Others::default();
         while let Some(Text(name)) = map.next_key()? {
             match &*name {
@@ -137,7 +136,7 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
                 _ => others.skip(name, map, broken)?,
             }
         }
-        Ok(raw)
+        Ok(())
     }
 }
 
@@ -189,33 +188,32 @@ pub(super) enum HeaderMember {
 }
 
 impl<'de> RawHeader<'de> {
-    pub(super) fn read(json: &'de [u8]) -> Result<RawHeader<'de>, Option<Broken<HeaderMember>>> {
-        let mut broken = None;
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        let raw = HeaderSeed(&mut broken).deserialize(&mut reader).and_then(|raw| reader.end().map(|()| raw));
-        raw.map_err(|_| broken)
+    pub(super) fn read(json: &'de str) -> Result<RawHeader<'de>, Option<Broken<HeaderMember>>> {
+        let (mut raw, mut broken) = (RawHeader::default(), None);
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let visitor = HeaderVisitor { raw: &mut raw, broken: &mut broken };
+        match reader.deserialize_map(visitor).and_then(|()| reader.end()) {
+            Ok(()) => Ok(raw),
+            Err(_) => Err(broken),
+        }
     }
 }
 
-struct HeaderSeed<'s>(&'s mut Option<Broken<HeaderMember>>);
-
-impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
-    type Value = RawHeader<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawHeader<'de>, D::Error> {
-        deserializer.deserialize_map(self)
-    }
+struct HeaderVisitor<'s, 'de> {
+    raw: &'s mut RawHeader<'de>,
+    broken: &'s mut Option<Broken<HeaderMember>>,
 }
 
-impl<'de> Visitor<'de> for HeaderSeed<'_> {
-    type Value = RawHeader<'de>;
+impl<'de> Visitor<'de> for HeaderVisitor<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of header parameters")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader<'de>, A::Error> {
-        let (broken, map) = (self.0, &mut map);
-        let mut raw = RawHeader::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let HeaderVisitor { raw, broken } = self;
+        let map = &mut map;
         let mut others = Others::default();
         while let Some(Text(name)) = map.next_key()? {
             match &*name {
@@ -227,6 +225,6 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
                 _ => others.skip(name, map, broken)?,
             }
         }
-        Ok(raw)
+        Ok(())
     }
 }

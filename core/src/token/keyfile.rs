@@ -174,7 +174,7 @@ fn access_key(object: &Object<'_>) -> Result<AccessKey, KeyError> {
             let public = Ed25519Public::new(object.secret("x")?.bytes());
             let public = public.ok_or_else(|| object.fault("x", FieldFault::Point))?;
             let private = match object.map.get("d") {
-                Some(_) => Some(SigningKey::from_bytes(object.secret("d")?.bytes())),
+                Some(_) => Some(Box::new(SigningKey::from_bytes(object.secret("d")?.bytes()))),
                 None => None,
             };
             if private.as_ref().is_some_and(|private| private.verifying_key().as_bytes() != public.x()) {

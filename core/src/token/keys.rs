@@ -154,7 +154,7 @@ pub struct AccessKey {
 
 #[derive(Clone)]
 pub(super) enum Material {
-    EdDsa { public: Ed25519Public, private: Option<SigningKey> },
+    EdDsa { public: Ed25519Public, private: Option<Box<SigningKey>> },
     Hs256 { secret: Secret, mac: Hs256 },
 }
 
@@ -240,7 +240,7 @@ impl Material {
         match algorithm {
             KeyAlgorithm::EdDsa => {
                 let private = SigningKey::from_bytes(seed.bytes());
-                Material::EdDsa { public: Ed25519Public::of(&private), private: Some(private) }
+                Material::EdDsa { public: Ed25519Public::of(&private), private: Some(Box::new(private)) }
             }
             KeyAlgorithm::Hs256 => Material::Hs256 { mac: Hs256::from_array(seed.bytes()), secret: seed },
         }

@@ -39,6 +39,7 @@ pub(super) enum Broken<M> {
 }
 
 /// Reads `member`'s value into its slot. A filled slot is a duplicate.
+#[inline]
 pub(super) fn fill<'de, A, T, M>(
     slot: &mut Option<T>,
     map: &mut A,

@@ -192,6 +192,8 @@ fn ed25519_public(der: &[u8], curve: &EllipticCurve) -> Result<Vec<u8>, Error> {
     }
 }
 
+// The library's table of functions has this form.
+#[allow(clippy::needless_pass_by_value)]
 fn digest(data: &[u8], hash: ThumbprintHash) -> Result<Vec<u8>, Error> {
     match hash {
         ThumbprintHash::SHA256 => Ok(Sha256::digest(data).to_vec()),
