@@ -4,12 +4,15 @@
 //! Dependencies, each for what it is best at: `serde_json` and `toml` read, `jsonwebtoken` frames JWTs (with the
 //! signatures of `hmac`, `sha2` and `ed25519-dalek`), `matchit` matches paths, `quick_cache` evicts, `siphasher`
 //! places, `rand_chacha` draws, `chrono` knows the calendar, `http` parses origin URLs, `uuid` prints ids, `subtle`
-//! compares in constant time.
+//! compares in constant time, `zeroize` wipes secrets.
 
+pub mod balance;
 mod entropy;
 pub mod http;
 mod identity;
 pub mod session;
+pub mod shard;
+pub mod token;
 mod units;
 
 pub use entropy::Entropy;
