@@ -8,6 +8,7 @@
 
 mod entropy;
 mod identity;
+pub mod shard;
 mod units;
 
 pub use entropy::Entropy;
