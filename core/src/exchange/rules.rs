@@ -163,7 +163,7 @@ impl Rules {
         };
         let ids: Vec<OriginId> =
             pools.iter().flat_map(|pool| pool.pool.origins.iter().map(|origin| origin.id.clone())).collect();
-        let sticky = StickyKeys::new(keys.all(KeyKind::Sticky), &ids);
+        let sticky = StickyKeys::new(keys.current_first(KeyKind::Sticky), &ids);
         let from = config.shards.photos.from;
         let photos = PhotoRules {
             from: Month::new(from.year, from.month).unwrap_or(Month::FIRST),

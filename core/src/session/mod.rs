@@ -10,7 +10,7 @@ mod store;
 
 pub use near::{Found, NearCache, NearEntry, Ticket};
 pub use record::{LoadedSession, NewSession, RefreshState, SessionRow, created_at_text};
-pub use refresh::{RefreshKey, RefreshToken, RefreshTokenError};
+pub use refresh::{RefreshToken, RefreshTokenError};
 pub use rotation::{Decision, Device, MAX_LOST_ANSWERS, Refusal, Rotate, RotationRules, RotationWrite, decide};
 pub use steer::{redis_slot, steer_session_id};
 pub use store::{StoreOp, StoreOutcome, Tombstone};

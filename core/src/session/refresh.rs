@@ -6,25 +6,17 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use crate::SessionId;
+use crate::token::SecretKey;
 
 const VERSION: u8 = 1;
 const TAG: usize = 16;
 const LENGTH: usize = 1 + 16 + 4 + 1 + TAG;
 /// Keeps this tag apart from any other use of the key.
 const LABEL: &[u8] = b"edgekeep refresh token v1";
-
-/// A key that authenticates refresh tokens, by its number in the key file.
-#[derive(Clone, Copy)]
-pub struct RefreshKey<'a> {
-    pub id: u8,
-    pub secret: &'a [u8; 32],
-}
 
 /// What an authentic refresh token says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +38,14 @@ pub enum RefreshTokenError {
 }
 
 impl RefreshToken {
-    pub fn seal(&self, key: RefreshKey<'_>) -> String {
+    /// `key` must be the refresh key of this token's id.
+    pub fn seal(&self, key: &SecretKey) -> String {
         let mut bytes = [0u8; LENGTH];
         bytes[0] = VERSION;
         bytes[1..17].copy_from_slice(&self.session.0);
         bytes[17..21].copy_from_slice(&self.counter.to_be_bytes());
         bytes[21] = self.key_id;
-        let tag = tag(key.secret, &bytes[..LENGTH - TAG]);
+        let tag = tag(key, &bytes[..LENGTH - TAG]);
         bytes[LENGTH - TAG..].copy_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -60,7 +53,7 @@ impl RefreshToken {
     /// Checks form, key and tag, in constant time for the tag.
     pub fn open<'a>(
         text: &str,
-        key: impl FnOnce(u8) -> Option<RefreshKey<'a>>,
+        key: impl FnOnce(u8) -> Option<&'a SecretKey>,
     ) -> Result<RefreshToken, RefreshTokenError> {
         let mut bytes = [0u8; LENGTH];
         match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
@@ -70,7 +63,7 @@ impl RefreshToken {
         let (body, presented) = bytes.split_at(LENGTH - TAG);
         let key_id = body[21];
         let key = key(key_id).ok_or(RefreshTokenError::UnknownKey)?;
-        if !bool::from(tag(key.secret, body).ct_eq(presented)) {
+        if !bool::from(tag(key, body).ct_eq(presented)) {
             return Err(RefreshTokenError::Forged);
         }
         let mut session = [0; 16];
@@ -81,14 +74,9 @@ impl RefreshToken {
     }
 }
 
-fn tag(secret: &[u8; 32], body: &[u8]) -> [u8; TAG] {
-    // HMAC takes a key of any length: a 32-byte one cannot be refused.
+fn tag(key: &SecretKey, body: &[u8]) -> [u8; TAG] {
     let mut tag = [0; TAG];
-    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) {
-        mac.update(LABEL);
-        mac.update(body);
-        tag.copy_from_slice(&mac.finalize().into_bytes()[..TAG]);
-    }
+    tag.copy_from_slice(&key.mac(&[LABEL, body])[..TAG]);
     tag
 }
 
@@ -97,39 +85,51 @@ mod tests {
     use super::*;
     use wasm_bindgen_test::wasm_bindgen_test;
 
-    const SECRET: [u8; 32] = [7; 32];
-    const TOKEN: RefreshToken = RefreshToken { session: SessionId([0xab; 16]), counter: 3, key_id: 9 };
+    use crate::token::{KeyAlgorithm, KeyKind, KeyRing};
+    use crate::{Entropy, Timestamp};
 
-    fn keys(id: u8) -> Option<RefreshKey<'static>> {
-        (id == 9).then_some(RefreshKey { id: 9, secret: &SECRET })
+    const TOKEN: RefreshToken = RefreshToken { session: SessionId([0xab; 16]), counter: 3, key_id: 1 };
+
+    fn ring(seed: u64) -> KeyRing {
+        KeyRing::generate(KeyAlgorithm::Hs256, &mut Entropy::for_tests(seed), Timestamp(0))
+    }
+
+    fn open(text: &str, ring: &KeyRing) -> Result<RefreshToken, RefreshTokenError> {
+        RefreshToken::open(text, |id| ring.find(KeyKind::Refresh, id))
+    }
+
+    fn seal(token: &RefreshToken, ring: &KeyRing) -> String {
+        token.seal(ring.current(KeyKind::Refresh).unwrap())
     }
 
     #[wasm_bindgen_test(unsupported = test)]
     fn a_token_comes_back_as_it_was_sealed_and_has_51_characters() {
-        let text = TOKEN.seal(keys(9).unwrap());
+        let ring = ring(1);
+        let text = seal(&TOKEN, &ring);
         assert_eq!(text.len(), 51);
-        assert_eq!(RefreshToken::open(&text, keys), Ok(TOKEN));
-        assert_eq!(text, TOKEN.seal(keys(9).unwrap()), "a re-issue is byte-identical");
+        assert_eq!(open(&text, &ring), Ok(TOKEN));
+        assert_eq!(text, seal(&TOKEN, &ring), "a re-issue is byte-identical");
     }
 
     #[wasm_bindgen_test(unsupported = test)]
     fn a_change_of_any_character_is_refused() {
-        let text = TOKEN.seal(keys(9).unwrap());
+        let ring = ring(1);
+        let text = seal(&TOKEN, &ring);
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-            assert!(RefreshToken::open(std::str::from_utf8(&bytes).unwrap(), keys).is_err(), "character {at}");
+            assert!(open(std::str::from_utf8(&bytes).unwrap(), &ring).is_err(), "character {at}");
         }
     }
 
     #[wasm_bindgen_test(unsupported = test)]
     fn other_lengths_versions_and_keys_are_refused_with_their_reason() {
-        let other = RefreshToken { key_id: 8, ..TOKEN }.seal(RefreshKey { id: 8, secret: &SECRET });
-        assert_eq!(RefreshToken::open(&other, keys), Err(RefreshTokenError::UnknownKey));
-        let forged = TOKEN.seal(RefreshKey { id: 9, secret: &[8; 32] });
-        assert_eq!(RefreshToken::open(&forged, keys), Err(RefreshTokenError::Forged));
+        let mine = ring(1);
+        let unknown = seal(&RefreshToken { key_id: 8, ..TOKEN }, &mine);
+        assert_eq!(open(&unknown, &mine), Err(RefreshTokenError::UnknownKey));
+        assert_eq!(open(&seal(&TOKEN, &ring(2)), &mine), Err(RefreshTokenError::Forged));
         for text in ["", "AQ", &"A".repeat(51), &"A".repeat(60), "not base64 ü"] {
-            assert_eq!(RefreshToken::open(text, keys), Err(RefreshTokenError::Malformed), "{text}");
+            assert_eq!(open(text, &mine), Err(RefreshTokenError::Malformed), "{text}");
         }
     }
 }

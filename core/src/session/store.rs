@@ -33,9 +33,16 @@ pub enum StoreOp {
 /// What a region tells its Workers of a revocation, to be kept until the last token of it has expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tombstone {
-    Session { id: SessionId, until: Timestamp },
+    Session {
+        id: SessionId,
+        until: Timestamp,
+    },
     /// Every session of the user below this epoch.
-    User { user: UserId, epoch: u64, until: Timestamp },
+    User {
+        user: UserId,
+        epoch: u64,
+        until: Timestamp,
+    },
 }
 
 /// What a store answers.

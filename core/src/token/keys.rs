@@ -296,6 +296,11 @@ impl SecretKey {
         SecretKey { id, standing, mac: Hs256::from_array(secret.bytes()), secret }
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(id: u8, secret: [u8; 32]) -> SecretKey {
+        SecretKey::new(id, Secret::new(secret), Standing::new(KeyState::Current, Timestamp(0)))
+    }
+
     pub fn id(&self) -> u8 {
         self.id
     }
@@ -387,6 +392,12 @@ impl KeyRing {
     /// The refresh, sticky or log key to tag with. None of kind `Access`.
     pub fn current(&self, kind: KeyKind) -> Option<&SecretKey> {
         self.secrets(kind).iter().find(|key| key.state() == KeyState::Current)
+    }
+
+    /// All refresh, sticky or log keys, the current one first.
+    pub fn current_first(&self, kind: KeyKind) -> impl Iterator<Item = &SecretKey> {
+        let others = self.secrets(kind).iter().filter(|key| key.state() != KeyState::Current);
+        self.current(kind).into_iter().chain(others)
     }
 
     /// The refresh, sticky or log key of this id, whatever its state: another gateway may already use the next one.

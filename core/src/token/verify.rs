@@ -72,6 +72,17 @@ pub enum TokenError {
     Expired,
 }
 
+impl TokenError {
+    /// The signature was good, and only what the token says is refused: one of ours all the same.
+    pub fn is_signed_by_us(self) -> bool {
+        use TokenError as E;
+        matches!(
+            self,
+            E::Missing(_) | E::BadClaim(_) | E::Issuer | E::Audience | E::IssuedInFuture | E::NotYet | E::Expired
+        )
+    }
+}
+
 /// Which part of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -1,0 +1,18 @@
+//! Which origin a request goes to.
+//!
+//! `origin` holds what is known about one origin and lives across reloads, `lease` counts requests in flight, `choice`
+//! picks, `round_robin` breaks ties fairly, `retry_budget` limits retries, `sticky` makes and reads the cookie that keeps a client where it was.
+
+mod choice;
+mod lease;
+mod origin;
+mod retry_budget;
+mod round_robin;
+mod sticky;
+
+pub use choice::{BalanceRules, Choice, OnNoHealthy, choose};
+pub use lease::{Lease, Leases};
+pub use origin::{Admin, Check, Origin, OriginId, OriginState, Pool, Standing};
+pub use retry_budget::RetryBudget;
+pub use round_robin::RoundRobin;
+pub use sticky::{Sticky, StickyKeys};
