@@ -105,8 +105,9 @@ fn public_key(jwk: &Map<String, Value>, place: usize) -> Result<Option<PublicKey
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::AccessClaims;
     use crate::token::{EdgeRole, KeyAlgorithm, KeyRing, TokenError, Verifier, sign_access};
-    use crate::{AccessClaims, Entropy, Millis, SessionId, Timestamp, UserId};
+    use crate::{Entropy, Millis, SessionId, Timestamp, UserId};
     use serde_json::json;
     use wasm_bindgen_test::wasm_bindgen_test;
 
