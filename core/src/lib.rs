@@ -8,7 +8,9 @@
 
 pub mod balance;
 mod entropy;
+pub mod health;
 mod identity;
+pub mod metrics;
 pub mod shard;
 mod units;
 
