@@ -6,7 +6,9 @@
 //! places, `rand_chacha` draws, `chrono` knows the calendar, `http` parses origin URLs, `uuid` prints ids, `subtle`
 //! compares in constant time.
 
+pub mod alert;
 pub mod balance;
+pub mod cache;
 mod entropy;
 pub mod health;
 mod identity;
