@@ -6,10 +6,14 @@
 //! places, `rand_chacha` draws, `chrono` knows the calendar, `http` parses origin URLs, `uuid` prints ids, `subtle`
 //! compares in constant time, `zeroize` wipes secrets.
 
+pub mod alert;
 pub mod balance;
+pub mod cache;
 mod entropy;
+pub mod health;
 pub mod http;
 mod identity;
+pub mod metrics;
 pub mod session;
 pub mod shard;
 pub mod token;
