@@ -9,11 +9,14 @@
 pub mod alert;
 pub mod balance;
 pub mod cache;
+pub mod config;
 mod entropy;
+pub mod exchange;
 pub mod health;
 pub mod http;
 mod identity;
 pub mod metrics;
+pub mod route;
 pub mod session;
 pub mod shard;
 pub mod token;
