@@ -183,6 +183,9 @@ impl Exchange {
         match self.pick(&placed, cx) {
             Picked::Origin { pool, origin, lease } => {
                 let Some(chosen) = self.rules.origin(pool, origin) else { return Err(super::unexpected()) };
+                if let Some(pool) = self.rules.pools.get(pool) {
+                    pool.budget.earn(self.rules.config.balance.retry_budget);
+                }
                 self.forward.current = Some(Current { pool, origin, id: chosen.id.clone() });
                 let shard = placed.shard.clone().or_else(|| self.rules.pools.get(pool)?.shard.clone());
                 let plan = self.plan(&placed, shard.as_deref(), (pool, origin), lease, cx)?;
@@ -386,7 +389,7 @@ impl Exchange {
             );
         }
         let body = if status == 101 { ReplyBody::Upgrade } else { ReplyBody::Origin };
-        self.after_origin(answer, Reply { status, head, body }, cx)
+        self.after_origin(answer, Reply { status, head, body, fill: None }, cx)
     }
 
     /// 421 before any effect: the map at hand is older than the origin's.
@@ -416,7 +419,7 @@ impl Exchange {
                 && !failed.timed_out
                 && failed.replayable
                 && is_idempotent(cx.head.method())
-                && self.may_retry(current.pool, cx.now)
+                && self.may_retry(current.pool)
         };
         if again && self.forward.tried.len() < self.most_attempts() {
             // A kept connection that closed just then says nothing about its origin: that one may be asked again.
@@ -447,8 +450,8 @@ impl Exchange {
         origins.clamp(1, MOST)
     }
 
-    fn may_retry(&self, pool: usize, now: Timestamp) -> bool {
-        self.rules.pools.get(pool).is_some_and(|pool| pool.budget.take(self.rules.config.balance.retry_budget, now))
+    fn may_retry(&self, pool: usize) -> bool {
+        self.rules.pools.get(pool).is_some_and(|pool| pool.budget.take())
     }
 
     /// At the edge: the session API belongs to the authority, which checks the client's own credential.
@@ -504,7 +507,7 @@ fn located(rules: &super::Rules, at: usize, index: usize) -> (usize, usize) {
 fn authority_answer(answer: &dyn AnswerHead) -> Step {
     let mut head = HeaderEdits::default();
     strip_response(answer, &mut head);
-    Step::Respond(Box::new(Reply { status: answer.status(), head, body: ReplyBody::Origin }))
+    Step::Respond(Box::new(Reply { status: answer.status(), head, body: ReplyBody::Origin, fill: None }))
 }
 
 /// RFC 9110 §9.2.2.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::cache::{CacheAnswer, Enqueued};
 use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, resolve_client};
-use crate::metrics::Outcome;
+use crate::metrics::{AuthResult, Finished as Counted};
 use crate::route::{CanonicalPath, own_path};
 use crate::session::StoreOutcome;
 use crate::token::AccessClaims;
@@ -89,6 +89,7 @@ pub struct Exchange {
     /// A generation to confirm after the answer.
     confirm: Option<(SessionId, u32)>,
     status: u16,
+    head_micros: Option<u64>,
 }
 
 /// What the request is for.
@@ -150,6 +151,7 @@ impl Exchange {
             attempt: None,
             confirm: None,
             status: 0,
+            head_micros: None,
         };
         let decided = exchange.first(cx);
         let step = exchange.step(decided, cx);
@@ -301,18 +303,33 @@ impl Exchange {
         self.step(decided, cx)
     }
 
+    /// The response head goes out: what `api_latency` measures to. `micros` since the request's head came.
+    pub fn head_sent(&mut self, micros: u64) {
+        self.head_micros = Some(micros);
+    }
+
     /// The end, once: what may be done now, and may be lost.
-    pub fn finished(&mut self, how: Finished, _bytes: u64, cx_now: Timestamp, local: &mut Local) -> After {
+    pub fn finished(&mut self, how: Finished, now: Timestamp, local: &mut Local) -> After {
         let confirm = self.confirm.take().filter(|(id, generation)| self.live.confirm_due(*id, *generation));
-        if let Some(admitted) = self.attempt {
-            local.metrics.auth_attempt(admitted, cx_now);
-        }
-        // DESIGN §9: health paths and aborts by the client are not requests in `error_rate`.
-        if how == Finished::Sent || self.status >= 500 {
-            let outcome = Outcome { status: self.status, route: self.route_index(), took: cx_now.since(self.started) };
-            local.metrics.request(&outcome, cx_now);
-        }
+        let counted = Counted {
+            status: self.status,
+            auth: match self.attempt {
+                None => AuthResult::NotAttempted,
+                Some(true) => AuthResult::Admitted,
+                Some(false) => AuthResult::Refused,
+            },
+            head_micros: self.head_micros,
+            health_path: self.is_health_path(),
+            aborted: how == Finished::Aborted,
+            upgraded: self.status == 101,
+        };
+        local.metrics.request(&counted, now);
         After { confirm }
+    }
+
+    /// A route to exactly the path that the checks ask for.
+    fn is_health_path(&self) -> bool {
+        self.route() == self.rules.config.health.path
     }
 
     /// The status that was decided; 0 before `Respond`.

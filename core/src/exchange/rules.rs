@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::limits::RateLimit;
-use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RoundRobin, StickyKeys};
+use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, RoundRobin, StickyKeys};
 use crate::config::{self, Authority, Config, OriginUrl, PoolConfig};
-use crate::metrics::Metrics;
+use crate::metrics::Cells;
 use crate::route::Router;
 use crate::session::{NearCache, RotationRules};
 use crate::shard::{Month, PhotoRules, PoolMatch, ShardMap, pool_match};
@@ -112,6 +112,7 @@ pub(super) struct PoolRules {
     pub pool: Pool,
     pub urls: Vec<OriginUrl>,
     pub host: Option<Arc<str>>,
+    pub budget: RetryBudget,
 }
 
 /// Why rules cannot be made of a configuration that is valid by itself.
@@ -273,6 +274,7 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
         pool: Pool { name: pool.shard.clone().or_else(|| pool.name.clone()).unwrap_or_default(), origins: origins.collect() },
         urls: pool.origins.iter().map(|origin| origin.url.clone()).collect(),
         host: pool.host.name().map(Into::into),
+        budget: RetryBudget::default(),
     }
 }
 
@@ -341,14 +343,14 @@ impl Live {
 /// What belongs to one core and is never shared.
 pub struct Local {
     pub entropy: Entropy,
-    pub metrics: Metrics,
+    pub metrics: Cells,
     /// By pool; the last is that of `any`.
     round_robins: Vec<RoundRobin>,
 }
 
 impl Local {
     pub fn new(entropy: Entropy) -> Local {
-        Local { entropy, metrics: Metrics::default(), round_robins: Vec::new() }
+        Local { entropy, metrics: Cells::default(), round_robins: Vec::new() }
     }
 
     pub(super) fn round_robin(&mut self, at: usize) -> (&mut RoundRobin, &mut Entropy) {

@@ -214,7 +214,7 @@ impl Exchange {
         match outcome {
             StoreOutcome::Rotated(state) => {
                 if refreshed.phase == Phase::First {
-                    cx.local.metrics.count_refresh(crate::metrics::Refresh::Rotated);
+                    cx.local.metrics.refresh(crate::metrics::Refresh::Rotated);
                 }
                 self.answer_refresh(&refreshed, &state, cx)
             }
@@ -230,7 +230,7 @@ impl Exchange {
                     decide(id, refreshed.presented.counter, refreshed.device, &state, epoch, &rotation, cx.now);
                 let write = match decision {
                     Decision::Reissue => {
-                        cx.local.metrics.count_refresh(crate::metrics::Refresh::Reissued);
+                        cx.local.metrics.refresh(crate::metrics::Refresh::Reissued);
                         return self.answer_refresh(&refreshed, &state, cx);
                     }
                     Decision::Refuse(reason) => {
@@ -242,7 +242,7 @@ impl Exchange {
                         return Err(self.refresh_refused(why.to_owned(), from_cookie, cx));
                     }
                     Decision::Revoke => {
-                        cx.local.metrics.count_refresh(crate::metrics::Refresh::Reuse);
+                        cx.local.metrics.refresh(crate::metrics::Refresh::Reuse);
                         refreshed.phase = Phase::Revoke;
                         self.awaiting = Awaiting::Stored(Stored::Refreshed(refreshed));
                         return Ok(Step::Store(Box::new(StoreOp::Revoke { id, user: None, now: cx.now })));
@@ -253,11 +253,11 @@ impl Exchange {
                         } else {
                             crate::metrics::Refresh::Rotated
                         };
-                        cx.local.metrics.count_refresh(counted);
+                        cx.local.metrics.refresh(counted);
                         write
                     }
                     Decision::ReissueLost(write) => {
-                        cx.local.metrics.count_refresh(crate::metrics::Refresh::LostAnswer);
+                        cx.local.metrics.refresh(crate::metrics::Refresh::LostAnswer);
                         write
                     }
                 };

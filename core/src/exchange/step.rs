@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::balance::Lease;
-use crate::cache::{CacheOp, Intent};
+use crate::cache::{CacheOp, CachedAnswer, FillTicket, Intent};
 use crate::http::{HeaderEdits, Problem};
 use crate::session::{LoadedSession, StoreOp};
 use crate::shard::Epoch;
@@ -117,13 +117,15 @@ pub struct Reply {
     /// For `Bytes` and `Cached`: the headers. For `Origin` and `Upgrade`: edits of the origin's.
     pub head: HeaderEdits,
     pub body: ReplyBody,
+    /// Keep the origin's answer under this ticket while it streams.
+    pub fill: Option<FillTicket>,
 }
 
 #[derive(Debug)]
 pub enum ReplyBody {
     Bytes(Vec<u8>),
     /// An answer from cache.
-    Cached(Arc<[u8]>),
+    Cached(Arc<CachedAnswer>),
     /// The origin's body, streamed.
     Origin,
     /// The origin switched protocols: join both connections.
@@ -150,12 +152,12 @@ impl Reply {
     pub fn json(status: u16, document: &serde_json::Value) -> Reply {
         let mut head = HeaderEdits::default();
         head.set("content-type", "application/json");
-        Reply { status, head, body: ReplyBody::Bytes(document.to_string().into_bytes()) }
+        Reply { status, head, body: ReplyBody::Bytes(document.to_string().into_bytes()), fill: None }
     }
 
     /// An answer without a body.
     pub fn empty(status: u16) -> Reply {
-        Reply { status, head: HeaderEdits::default(), body: ReplyBody::Bytes(Vec::new()) }
+        Reply { status, head: HeaderEdits::default(), body: ReplyBody::Bytes(Vec::new()), fill: None }
     }
 
     /// A refusal.
@@ -172,6 +174,6 @@ impl Reply {
         if problem.clear_cookies {
             super::cookies::clear(&mut head);
         }
-        Reply { status: problem.status(), head, body: ReplyBody::Bytes(problem.body().into_bytes()) }
+        Reply { status: problem.status(), head, body: ReplyBody::Bytes(problem.body().into_bytes()), fill: None }
     }
 }

@@ -25,8 +25,8 @@ pub struct Cookies {
     pub any: bool,
 }
 
-pub const ACCESS: &str = "__Host-edgekeep-at";
-pub const REFRESH: &str = "__Host-edgekeep-rt";
+pub const ACCESS_COOKIE: &str = "__Host-edgekeep-at";
+pub const REFRESH_COOKIE: &str = "__Host-edgekeep-rt";
 
 /// Reads Edgekeep's own cookies; `sticky` is the configured name of the sticky cookie.
 pub fn read_cookies(head: &dyn Head, sticky: &str) -> Cookies {
@@ -34,8 +34,8 @@ pub fn read_cookies(head: &dyn Head, sticky: &str) -> Cookies {
     head.each_header("cookie", &mut |line| {
         for (name, value) in pairs(line) {
             let slot = match name {
-                n if n == ACCESS.as_bytes() => &mut cookies.access,
-                n if n == REFRESH.as_bytes() => &mut cookies.refresh,
+                n if n == ACCESS_COOKIE.as_bytes() => &mut cookies.access,
+                n if n == REFRESH_COOKIE.as_bytes() => &mut cookies.refresh,
                 n if n == sticky.as_bytes() => &mut cookies.sticky,
                 _ => continue,
             };
@@ -58,7 +58,7 @@ pub fn without_cookies(head: &dyn Head, sticky: &str) -> Option<Vec<u8>> {
         for part in line.split(|b| *b == b';') {
             let part = part.trim_ascii();
             let name = part.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-            if part.is_empty() || [ACCESS.as_bytes(), REFRESH.as_bytes(), sticky.as_bytes()].contains(&name) {
+            if part.is_empty() || [ACCESS_COOKIE.as_bytes(), REFRESH_COOKIE.as_bytes(), sticky.as_bytes()].contains(&name) {
                 continue;
             }
             if !rest.is_empty() {
