@@ -8,8 +8,10 @@
 
 mod entropy;
 mod identity;
+mod route;
 mod units;
 
 pub use entropy::Entropy;
 pub use identity::{MAX_USER_DIGITS, MAX_USER_ID, SessionId, UserId, UserIdError, UserIdKind};
+pub use route::{CanonicalPath, OwnPath, PathError, own_path};
 pub use units::{ByteSize, Millis, Percent, Ratio, Timestamp};
