@@ -5,6 +5,10 @@
 
 mod own;
 mod path;
+mod pattern;
+mod router;
 
 pub use own::{OwnPath, own_path};
 pub use path::{CanonicalPath, PathError};
+pub use pattern::{MAX_PARAMETERS, MAX_SEGMENTS, Pattern, PatternError, Segment};
+pub use router::{AmbiguousRoutes, RouteMatch, Router, ambiguous_routes};
