@@ -34,12 +34,19 @@ fn errors(changes: &[(&str, Value)]) -> Vec<ConfigError> {
 
 /// One change that must give one error, at a path.
 fn refused(pointer: &str, new: Value, path: &str) -> ConfigError {
+<<<<<<< HEAD
     let mut errors = errors(&[(pointer, new.clone())]);
     assert_eq!(
         errors.iter().map(|error| error.path.as_str()).collect::<Vec<_>>(),
         [path],
         "{pointer} = {new}: {errors:?}"
     );
+=======
+    let change = format!("{pointer} = {new}");
+    let mut errors = errors(&[(pointer, new)]);
+    let paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+    assert_eq!(paths, [path], "{change}: {errors:?}");
+>>>>>>> config
     errors.remove(0)
 }
 
@@ -327,6 +334,10 @@ fn every_bound_is_kept_at_both_ends() {
         ("/session/leeway", "session.leeway", json!(["0s", "5m"]), json!(["301s"])),
         ("/session/near_cache", "session.near_cache", json!([1]), json!([0])),
         ("/session/token_cache", "session.token_cache", json!([0]), json!([-1])),
+<<<<<<< HEAD
+=======
+        ("/shards/users/count", "shards.users.count", json!([2]), json!([0, 16_385, 4_294_967_295_u32])),
+>>>>>>> config
         ("/store/wait_replicas", "store.wait_replicas", json!([0, 16]), json!([17])),
         ("/store/timeout", "store.timeout", json!(["1ms"]), json!(["0s"])),
         ("/pools/0/origins/0/weight", "pools[0].origins[0].weight", json!([1, 65_535]), json!([0, 65_536])),
@@ -550,3 +561,55 @@ fn numbers_of_either_kind_are_read_and_toml_only_values_are_refused() {
     }
     assert_eq!(changed(&[("/cache/memory", json!("1GiB"))]).unwrap().cache.memory, ByteSize(1 << 30));
 }
+<<<<<<< HEAD
+=======
+
+/// Every place in a value, as JSON pointers.
+fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, inner)| places(inner, &format!("{at}/{key}"), out)),
+        Value::Array(list) => list.iter().enumerate().for_each(|(i, inner)| places(inner, &format!("{at}/{i}"), out)),
+        _ => {}
+    }
+    out.push(at.to_owned());
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn any_value_in_any_place_is_read_or_refused_with_a_path() {
+    let original: Value = serde_json::from_str(&example().to_json()).unwrap();
+    let mut pointers = Vec::new();
+    places(&original, "", &mut pointers);
+    let strange = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0.5),
+        json!(u64::MAX),
+        json!(""),
+        json!("é\u{0}"),
+        json!("shard_99999999999999999999"),
+        json!("[::1]:"),
+        json!("http://]["),
+        json!("18446744073709551615d"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+        json!({"pool": {}}),
+    ];
+    let mut accepted = 0;
+    for pointer in &pointers {
+        for new in &strange {
+            let mut value = original.clone();
+            *value.pointer_mut(pointer).unwrap() = new.clone();
+            match Config::from_json(&value.to_string()) {
+                Ok(config) => {
+                    accepted += 1;
+                    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config, "{pointer} = {new}");
+                }
+                Err(errors) => assert!(!errors.0.is_empty(), "{pointer} = {new}"),
+            }
+        }
+    }
+    assert!(accepted > 50 && accepted < pointers.len() * strange.len() / 2, "{accepted}");
+}
+>>>>>>> config

@@ -123,6 +123,10 @@ fn decoded(segment: &str) -> Result<String, PathError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+<<<<<<< HEAD
+=======
+    use crate::Entropy;
+>>>>>>> config
     use wasm_bindgen_test::wasm_bindgen_test;
 
     const SPELLING: Option<OwnPath<'_>> = Some(OwnPath::Refused(PathError::OwnPathSpelling));
@@ -235,4 +239,36 @@ mod tests {
         assert_eq!(own_path("/%61uth/v1/sessions", "/auth"), SPELLING);
         assert_eq!(own_path("/auth/v1/authorize/x", "/auth"), Some(OwnPath::Authorize { below: Some("/x") }));
     }
+<<<<<<< HEAD
+=======
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn however_an_own_path_is_encoded_the_routes_never_see_it() {
+        const OWN: [&str; 7] = [
+            "/v1/sessions",
+            "/v1/sessions/refresh",
+            "/v1/sessions/0b8f",
+            "/v1/users/42/sessions",
+            "/oauth/token",
+            "/v1/authorize/x",
+            "/v1/edge/shard-map",
+        ];
+        let mut entropy = Entropy::for_tests(5);
+        for _ in 0..5000 {
+            let plain = OWN[entropy.below(OWN.len() as u64) as usize];
+            let mut raw = String::new();
+            for byte in plain.bytes() {
+                match entropy.below(12) {
+                    0 => raw.push_str(&format!("%{byte:02x}")),
+                    1 => raw.push_str(&format!("%{byte:02X}")),
+                    _ => raw.push(char::from(byte)),
+                }
+            }
+            if entropy.below(4) == 0 {
+                raw.push('/');
+            }
+            assert!(own_path(&raw, "").is_some() || CanonicalPath::parse(&raw).is_err(), "{raw}");
+        }
+    }
+>>>>>>> config
 }
