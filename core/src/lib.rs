@@ -8,6 +8,7 @@
 
 pub mod balance;
 mod entropy;
+pub mod health;
 mod identity;
 pub mod shard;
 mod units;
