@@ -10,6 +10,7 @@ pub mod balance;
 mod entropy;
 pub mod health;
 mod identity;
+pub mod metrics;
 pub mod shard;
 mod units;
 

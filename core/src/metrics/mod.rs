@@ -1,0 +1,12 @@
+//! What is counted: `histogram` for latencies, `window` for the last minutes, `counters` for what a request counts as,
+//! `exposition` for writing it all as text.
+
+mod counters;
+mod exposition;
+mod histogram;
+mod window;
+
+pub use counters::{AuthResult, Counters, Finished};
+pub use exposition::{BUCKETS, BucketCounts, Exposition, Kind, TextFormat};
+pub use histogram::Histogram;
+pub use window::{FIVE_MINUTES, Merge, WINDOW, Windows};
