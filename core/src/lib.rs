@@ -6,6 +6,7 @@
 //! places, `rand_chacha` draws, `chrono` knows the calendar, `http` parses origin URLs, `uuid` prints ids, `subtle`
 //! compares in constant time.
 
+pub mod alert;
 pub mod balance;
 mod entropy;
 pub mod health;
