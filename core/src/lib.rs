@@ -8,6 +8,7 @@
 
 pub mod alert;
 pub mod balance;
+pub mod cache;
 mod entropy;
 pub mod health;
 mod identity;
