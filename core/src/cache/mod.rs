@@ -4,11 +4,17 @@
 mod freshness;
 mod key;
 mod l1;
+<<<<<<< HEAD
 mod op;
+=======
+>>>>>>> parts
 mod types;
 
 pub use freshness::{Freshness, RETRY_AFTER_ERROR, Times, freshness, jittered, may_retry};
 pub use key::{CacheKey, EntryScope, Generation, ResourceId};
 pub use l1::L1;
+<<<<<<< HEAD
 pub use op::{CacheAnswer, CacheOp, CachedAnswer, Enqueued, FillTicket, Intent, Wanted};
+=======
+>>>>>>> parts
 pub use types::{DataType, PHOTO_METADATA, Strategy, USER_PROFILE, VECTOR_DATA};
