@@ -68,7 +68,11 @@ pub fn begin(isolate: &mut Isolate, head: &RequestHead<'_>, now: Timestamp) -> D
     let plan = Plan {
         url: format!("{origin}{}", exchange.path_and_query),
         timeout: RESPONSE_TIMEOUT.0,
-        edits: vec![Edit::DeletePrefix("x-edgekeep-"), Edit::Set("x-request-id", request_id)],
+        edits: vec![
+            Edit::DeletePrefix("x-edgekeep-"),
+            Edit::Delete("authorization".into()),
+            Edit::Set("x-request-id", request_id),
+        ],
     };
     Decision::Forward(plan, exchange)
 }
@@ -83,8 +87,10 @@ pub fn answered(
     if status == 421 || head.header(REFUSED).is_some() {
         return None;
     }
-    exchange.answer = Some((status, now.since(exchange.begun)));
-    Some((vec![Edit::DeletePrefix("x-edgekeep-")], true))
+    let took = now.since(exchange.begun);
+    exchange.answer = Some((status, took));
+    let timing = Edit::Append("server-timing", format!("origin;dur={}", took.0));
+    Some((vec![Edit::DeletePrefix("x-edgekeep-"), timing], true))
 }
 
 /// Too many exchanges wait in this isolate.

@@ -30,11 +30,8 @@ pub fn start(env: &Env) -> Result<(), worker::Error> {
     getrandom::fill(&mut seed).map_err(|error| worker::Error::RustError(error.to_string()))?;
     let mut entropy = Entropy::from_seed(seed);
     let [a, b, c, d] = entropy.bytes::<4>();
-    let isolate = Isolate {
-        settings: Settings::from_env(env),
-        entropy,
-        parked: Parked::new(u32::from_be_bytes([a, b, c, d])),
-    };
+    let isolate =
+        Isolate { settings: Settings::from_env(env), entropy, parked: Parked::new(u32::from_be_bytes([a, b, c, d])) };
     ISOLATE.with(|slot| {
         if let Ok(mut slot) = slot.try_borrow_mut() {
             *slot = Some(isolate);

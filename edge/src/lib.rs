@@ -115,7 +115,7 @@ pub async fn proceed(
 #[wasm_bindgen]
 pub async fn afterwards(number: f64, env: Env) {
     let Some(exchange) = isolate::with(|isolate| isolate.parked.take(number)).flatten() else { return };
-    if let Err(error) = proceed::afterwards(exchange, &env) {
+    if let Err(error) = proceed::afterwards(&exchange, &env) {
         console_error!("afterwards: {error}");
     }
 }

@@ -52,7 +52,7 @@ impl<T> Parked<T> {
 
 /// A number as JavaScript hands it back; `None` for what was never a number of ours.
 fn exact(number: f64) -> Option<u64> {
-    (number >= 0.0 && number <= 9_007_199_254_740_991.0 && number.fract() == 0.0).then_some(number as u64)
+    ((0.0..=9_007_199_254_740_991.0).contains(&number) && number.fract() == 0.0).then_some(number as u64)
 }
 
 #[cfg(test)]

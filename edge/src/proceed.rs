@@ -2,6 +2,7 @@
 
 use js_sys::JsString;
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 use worker::{AnalyticsEngineDataPointBuilder, Context, Env, Fetch, Headers, Response, Url, console_error};
 
 use crate::decision::{self, Exchange};
@@ -41,7 +42,13 @@ pub async fn proceed(
     let Some(exchange) = exchange else { return respond(&decision::problem(500, "interrupted")) };
     match outcome {
         Outcome::NotSent => count(&exchange, &env, &ctx).await,
-        Outcome::Answered(_) => respond(&decision::problem(503, "moved")),
+        Outcome::Answered(response) => {
+            // A body that nobody reads holds one of the few connections that a request may have open.
+            if let Some(body) = response.body() {
+                JsFuture::from(body.cancel()).await?;
+            }
+            respond(&decision::problem(503, "moved"))
+        }
         Outcome::TimedOut => respond(&decision::problem(504, "response_timeout")),
         Outcome::Failed => respond(&decision::problem(502, "origin_failed")),
     }
@@ -67,7 +74,7 @@ async fn count(exchange: &Exchange, env: &Env, ctx: &Context) -> Result<web_sys:
 }
 
 /// One metric point for an exchange that was answered.
-pub fn afterwards(exchange: Exchange, env: &Env) -> Result<(), worker::Error> {
+pub fn afterwards(exchange: &Exchange, env: &Env) -> Result<(), worker::Error> {
     let Some((status, took)) = exchange.answer else { return Ok(()) };
     AnalyticsEngineDataPointBuilder::new()
         .indexes([exchange.origin.as_deref().unwrap_or_default()])

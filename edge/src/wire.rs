@@ -163,7 +163,7 @@ pub struct Plan {
 impl Plan {
     pub fn encode(&self, number: u64) -> String {
         let mut out = String::with_capacity(256);
-        let _ = write!(out, "F{number} {}\n", self.timeout);
+        let _ = writeln!(out, "F{number} {}", self.timeout);
         one_line(&mut out, &self.url);
         for edit in &self.edits {
             edit.encode(&mut out);
