@@ -37,18 +37,25 @@ function exchange(request, env, ctx) {
 async function forward(plan, request, env, ctx) {
   const lines = plan.split("\n");
   const [number, timeout] = lines[0].slice(1).split(" ", 2).map(Number);
-  const sent = new Request(lines[1], request);
-  edit(sent.headers, lines, 2, lines.length);
+  const headers = new Headers(request.headers);
+  edit(headers, lines, 2, lines.length);
 
   // The limit is for the head only: a signal that fires later would cut the body.
   const abort = timeout ? new AbortController() : undefined;
   const timer = timeout ? setTimeout(() => abort.abort(), timeout) : undefined;
   let response;
   try {
-    // Redirects belong to the client. A signal given here replaces the request's own, which workerd leaves unset.
-    response = await fetch(sent, { redirect: "manual", signal: abort?.signal });
-  } catch {
-    return proceed(number, request, env, ctx, abort?.signal.aborted ? "timeout" : "failed");
+    // One copy of the headers and none of the request; the body stays a stream of known length. Redirects belong to the
+    // client.
+    response = await fetch(lines[1], {
+      method: request.method,
+      headers,
+      body: request.body,
+      redirect: "manual",
+      signal: abort?.signal,
+    });
+  } catch (error) {
+    return proceed(number, request, env, ctx, abort?.signal.aborted ? "timeout" : error);
   } finally {
     clearTimeout(timer);
   }

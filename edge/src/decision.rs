@@ -71,6 +71,8 @@ pub fn begin(isolate: &mut Isolate, head: &RequestHead<'_>, now: Timestamp) -> D
         edits: vec![
             Edit::DeletePrefix("x-edgekeep-"),
             Edit::Delete("authorization".into()),
+            // workerd passes `expect: 100-continue` on and then takes the origin's 100 for its answer.
+            Edit::Delete("expect".into()),
             Edit::Set("x-request-id", request_id),
         ],
     };

@@ -96,8 +96,8 @@ pub fn answered(number: f64, status: u16, head: &str, now: f64) -> String {
     .unwrap_or_default()
 }
 
-/// Carries an exchange on where something has to be awaited. `outcome` is the origin's response when one came, the name
-/// of the failure (`timeout`, `failed`) when none did, and undefined when nothing was sent yet.
+/// Carries an exchange on where something has to be awaited. `outcome` is the origin's response when one came,
+/// `"timeout"` or the error when none did, and undefined when nothing was sent yet.
 #[wasm_bindgen]
 pub async fn proceed(
     number: f64,

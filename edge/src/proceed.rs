@@ -16,8 +16,8 @@ pub enum Outcome {
     Answered(web_sys::Response),
     /// No response's head came in time.
     TimedOut,
-    /// The fetch failed.
-    Failed,
+    /// The fetch failed, and why: workerd tells no connection that was refused from one that was cut.
+    Failed(String),
 }
 
 impl Outcome {
@@ -26,7 +26,7 @@ impl Outcome {
             Ok(response) => Outcome::Answered(response),
             Err(other) if other.is_undefined() => Outcome::NotSent,
             Err(other) if other.dyn_ref::<JsString>().is_some_and(|name| *name == "timeout") => Outcome::TimedOut,
-            Err(_) => Outcome::Failed,
+            Err(other) => Outcome::Failed(worker::Error::from(other).to_string()),
         }
     }
 }
@@ -50,7 +50,10 @@ pub async fn proceed(
             respond(&decision::problem(503, "moved"))
         }
         Outcome::TimedOut => respond(&decision::problem(504, "response_timeout")),
-        Outcome::Failed => respond(&decision::problem(502, "origin_failed")),
+        Outcome::Failed(reason) => {
+            console_error!("origin: {reason}");
+            respond(&decision::problem(502, "origin_failed"))
+        }
     }
 }
 
