@@ -9,21 +9,13 @@ mod lists;
 mod sections;
 mod setting;
 mod shards;
-<<<<<<< HEAD
-#[cfg(all(test, feature = "toml"))]
-=======
 #[cfg(test)]
 #[cfg(feature = "toml")]
->>>>>>> config
 mod tests;
 mod url;
 mod values;
 
-<<<<<<< HEAD
-use serde_json::{Map, Value};
-=======
 use serde_json::Value;
->>>>>>> config
 
 use error::Errors;
 use setting::{Setting, table};
@@ -130,11 +122,7 @@ fn unreadable(line: usize, column: usize, reason: &str, form: &str) -> ConfigErr
 
 #[cfg(feature = "toml")]
 fn json_table(table: toml::Table) -> Value {
-<<<<<<< HEAD
-    Value::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect::<Map<_, _>>())
-=======
     Value::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect())
->>>>>>> config
 }
 
 /// TOML in JSON's terms. Dates, infinities and NaN, which JSON lacks, become texts: no key takes one as such.

@@ -74,11 +74,7 @@ impl<'t> Table<'t> {
     /// A value that must lie in a range; any error about it names the range.
     pub(super) fn within<T>(&mut self, key: &str, value: T, range: &RangeInclusive<T>) -> T
     where
-<<<<<<< HEAD
-        T: Setting + PartialOrd + Display,
-=======
         T: Setting + PartialOrd + Display + Clone,
->>>>>>> config
     {
         let path = self.path(key);
         let allowed = format!("{} to {}", range.start(), range.end());
@@ -86,11 +82,8 @@ impl<'t> Table<'t> {
             error.allowed = allowed;
         } else if !range.contains(&value) {
             self.errors.add(path, found(&value.write()), allowed);
-<<<<<<< HEAD
-=======
             // What follows may rely on the range, say for a table's size.
             return range.start().clone();
->>>>>>> config
         }
         value
     }

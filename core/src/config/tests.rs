@@ -34,19 +34,10 @@ fn errors(changes: &[(&str, Value)]) -> Vec<ConfigError> {
 
 /// One change that must give one error, at a path.
 fn refused(pointer: &str, new: Value, path: &str) -> ConfigError {
-<<<<<<< HEAD
-    let mut errors = errors(&[(pointer, new.clone())]);
-    assert_eq!(
-        errors.iter().map(|error| error.path.as_str()).collect::<Vec<_>>(),
-        [path],
-        "{pointer} = {new}: {errors:?}"
-    );
-=======
     let change = format!("{pointer} = {new}");
     let mut errors = errors(&[(pointer, new)]);
     let paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
     assert_eq!(paths, [path], "{change}: {errors:?}");
->>>>>>> config
     errors.remove(0)
 }
 
@@ -334,10 +325,7 @@ fn every_bound_is_kept_at_both_ends() {
         ("/session/leeway", "session.leeway", json!(["0s", "5m"]), json!(["301s"])),
         ("/session/near_cache", "session.near_cache", json!([1]), json!([0])),
         ("/session/token_cache", "session.token_cache", json!([0]), json!([-1])),
-<<<<<<< HEAD
-=======
         ("/shards/users/count", "shards.users.count", json!([2]), json!([0, 16_385, 4_294_967_295_u32])),
->>>>>>> config
         ("/store/wait_replicas", "store.wait_replicas", json!([0, 16]), json!([17])),
         ("/store/timeout", "store.timeout", json!(["1ms"]), json!(["0s"])),
         ("/pools/0/origins/0/weight", "pools[0].origins[0].weight", json!([1, 65_535]), json!([0, 65_536])),
@@ -561,8 +549,6 @@ fn numbers_of_either_kind_are_read_and_toml_only_values_are_refused() {
     }
     assert_eq!(changed(&[("/cache/memory", json!("1GiB"))]).unwrap().cache.memory, ByteSize(1 << 30));
 }
-<<<<<<< HEAD
-=======
 
 /// Every place in a value, as JSON pointers.
 fn places(value: &Value, at: &str, out: &mut Vec<String>) {
@@ -612,4 +598,3 @@ fn any_value_in_any_place_is_read_or_refused_with_a_path() {
     }
     assert!(accepted > 50 && accepted < pointers.len() * strange.len() / 2, "{accepted}");
 }
->>>>>>> config

@@ -1,19 +1,13 @@
 //! What is counted: `histogram` for latencies, `window` for the last minutes, `counters` for what a request counts as,
 //! `exposition` for writing it all as text.
 
-<<<<<<< HEAD
 mod cells;
-=======
->>>>>>> parts
 mod counters;
 mod exposition;
 mod histogram;
 mod window;
 
-<<<<<<< HEAD
 pub use cells::{Cells, Refresh};
-=======
->>>>>>> parts
 pub use counters::{AuthResult, Counters, Finished};
 pub use exposition::{BUCKETS, BucketCounts, Exposition, Kind, TextFormat};
 pub use histogram::Histogram;

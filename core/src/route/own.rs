@@ -123,10 +123,7 @@ fn decoded(segment: &str) -> Result<String, PathError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-<<<<<<< HEAD
-=======
     use crate::Entropy;
->>>>>>> config
     use wasm_bindgen_test::wasm_bindgen_test;
 
     const SPELLING: Option<OwnPath<'_>> = Some(OwnPath::Refused(PathError::OwnPathSpelling));
@@ -239,8 +236,6 @@ mod tests {
         assert_eq!(own_path("/%61uth/v1/sessions", "/auth"), SPELLING);
         assert_eq!(own_path("/auth/v1/authorize/x", "/auth"), Some(OwnPath::Authorize { below: Some("/x") }));
     }
-<<<<<<< HEAD
-=======
 
     #[wasm_bindgen_test(unsupported = test)]
     fn however_an_own_path_is_encoded_the_routes_never_see_it() {
@@ -270,5 +265,4 @@ mod tests {
             assert!(own_path(&raw, "").is_some() || CanonicalPath::parse(&raw).is_err(), "{raw}");
         }
     }
->>>>>>> config
 }

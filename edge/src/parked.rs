@@ -1,0 +1,86 @@
+//! Exchanges that wait for `entry.js` to come back with an answer, by number.
+//!
+//! They are owned values, bounded, each with a deadline, since a client that leaves is never heard of again: its
+//! request is simply not carried on, and nothing here would ever be dropped.
+
+use std::collections::BTreeMap;
+
+use edgekeep_core::{Millis, Timestamp};
+
+/// How many exchanges may wait in one isolate. A few hundred bytes each: well under the isolate's 128 MB.
+const LIMIT: usize = 10_000;
+
+/// Longer than any response may take (`response_timeout` and the body's retry), and than `waitUntil` lives.
+const PATIENCE: Millis = Millis::from_secs(120);
+
+/// Exchanges by number.
+pub struct Parked<T> {
+    waiting: BTreeMap<u64, (Timestamp, T)>,
+    next: u64,
+}
+
+impl<T> Parked<T> {
+    /// `start` is random, so that a number given out before the instance was reset means nothing to the next one. The
+    /// numbers stay below 2⁵³, where JavaScript's are exact.
+    pub fn new(start: u32) -> Parked<T> {
+        Parked { waiting: BTreeMap::new(), next: u64::from(start) << 20 }
+    }
+
+    /// Keeps an exchange and returns its number; `None` when too many wait.
+    pub fn park(&mut self, value: T, now: Timestamp) -> Option<u64> {
+        // Numbers ascend and so do deadlines: whatever has been forgotten is in front.
+        while self.waiting.first_entry().is_some_and(|first| first.get().0 <= now) {
+            self.waiting.pop_first();
+        }
+        if self.waiting.len() >= LIMIT {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.waiting.insert(number, (now + PATIENCE, value));
+        Some(number)
+    }
+
+    pub fn get(&mut self, number: f64) -> Option<&mut T> {
+        self.waiting.get_mut(&exact(number)?).map(|(_, value)| value)
+    }
+
+    pub fn take(&mut self, number: f64) -> Option<T> {
+        self.waiting.remove(&exact(number)?).map(|(_, value)| value)
+    }
+}
+
+/// A number as JavaScript hands it back; `None` for what was never a number of ours.
+fn exact(number: f64) -> Option<u64> {
+    ((0.0..=9_007_199_254_740_991.0).contains(&number) && number.fract() == 0.0).then_some(number as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_good_once_and_only_in_the_instance_that_gave_it() {
+        let mut parked = Parked::new(1);
+        let number = parked.park("a", Timestamp(0)).unwrap() as f64;
+        assert_eq!(Parked::<&str>::new(2).take(number), None);
+        assert_eq!(parked.get(number), Some(&mut "a"));
+        assert_eq!(parked.take(number), Some("a"));
+        assert_eq!(parked.take(number), None);
+        for never in [-1.0, 0.5, f64::NAN, f64::INFINITY] {
+            assert_eq!(parked.take(never), None);
+        }
+    }
+
+    #[test]
+    fn what_was_forgotten_makes_room() {
+        let mut parked = Parked::new(u32::MAX);
+        for _ in 0..LIMIT {
+            assert!(parked.park((), Timestamp(0)).is_some());
+        }
+        assert_eq!(parked.park((), Timestamp(0)), None);
+        let number = parked.park((), Timestamp(0) + PATIENCE).unwrap();
+        assert!(number < 1 << 53);
+        assert_eq!(parked.waiting.len(), 1);
+    }
+}

@@ -1,0 +1,196 @@
+//! The suites: what each one needs and how it runs. All of the gateway's code is built with one profile, `ci`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::edge;
+use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
+use crate::test::{Outcome, counted};
+use crate::tools::{
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, system_packages, tools_folder, wasm_target,
+};
+
+const PROFILE: [&str; 2] = ["--profile", "ci"];
+
+/// Core's tests that cannot run under wasm, by a part of their name, each with the reason.
+const NATIVE_ONLY: [(&str, &str); 0] = [];
+
+/// A part of the proof that can be run by itself.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// rustfmt
+    Fmt,
+    /// clippy, with warnings as errors
+    Clippy,
+    /// core's tests
+    Core,
+    /// core's tests again, under wasm: fails when one is missing there
+    CoreWasm,
+    /// the Worker's pure parts
+    Edge,
+    /// the native gateway's own tests
+    Native,
+    /// these tasks
+    Xtask,
+    /// the black-box scenarios, over every deployment
+    Scenarios,
+    /// `wrangler dev`, as typed, until the Worker answers
+    WranglerDev,
+    /// what `wrangler deploy` would upload
+    WranglerDryRun,
+    /// licences and advisories of the dependencies (long)
+    Deny,
+    /// core's tests as `wasm-pack test --node core` runs them (long)
+    WasmPack,
+}
+
+impl Suite {
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Fmt => "fmt",
+            Suite::Clippy => "clippy",
+            Suite::Core => "core",
+            Suite::CoreWasm => "core-wasm",
+            Suite::Edge => "edge",
+            Suite::Native => "native",
+            Suite::Xtask => "xtask",
+            Suite::Scenarios => "scenarios",
+            Suite::WranglerDev => "wrangler-dev",
+            Suite::WranglerDryRun => "wrangler-dry-run",
+            Suite::Deny => "deny",
+            Suite::WasmPack => "wasm-pack",
+        }
+    }
+
+    /// Whether it runs only with `--long` or when it is named.
+    pub fn only_long(self) -> bool {
+        matches!(self, Suite::Deny | Suite::WasmPack)
+    }
+
+    pub fn run(self, long: bool) -> Result<Outcome> {
+        match self {
+            Suite::Fmt => checked(cargo().args(["fmt", "--all", "--check"])),
+            Suite::Clippy => {
+                let mut clippy = cargo();
+                clippy.args(["clippy", "--workspace", "--all-targets"]).args(PROFILE);
+                checked(clippy.args(["--", "-D", "warnings"]))
+            }
+            Suite::Core => counted(test("edgekeep-core", long).args(PROFILE)),
+            Suite::CoreWasm => core_under_wasm(long),
+            Suite::Edge => counted(test("edgekeep-edge", long).args(PROFILE)),
+            Suite::Native => counted(test("edgekeep", long).args(PROFILE)),
+            // With the profile that built the running task.
+            Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
+            Suite::Scenarios => scenarios(long),
+            Suite::WranglerDev => wrangler_dev(),
+            Suite::WranglerDryRun => {
+                let mut wrangler = npm_program("wrangler")?;
+                edge::quiet(&mut wrangler);
+                wrangler.args(["deploy", "--dry-run", "--outdir"]);
+                checked(wrangler.arg(target_folder().join("wrangler-dry-run")))
+            }
+            Suite::Deny => deny(),
+            Suite::WasmPack => wasm_pack(),
+        }
+    }
+}
+
+/// A check that has no tests to count: it is one.
+fn checked(command: &mut Command) -> Result<Outcome> {
+    run(command)?;
+    Ok(Outcome { passed: 1, ..Outcome::default() })
+}
+
+fn test(package: &str, long: bool) -> Command {
+    let mut cargo = cargo();
+    cargo.args(["test", "--package", package]);
+    if long {
+        cargo.env("EDGEKEEP_LONG", "1");
+    }
+    cargo
+}
+
+fn core_under_wasm(long: bool) -> Result<Outcome> {
+    wasm_target()?;
+    let bindgen = WasmBindgen::ready()?;
+    let mut runner = test("edgekeep-core", long);
+    runner.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", bindgen.test_runner());
+    // Documentation tests are native programs.
+    let mut outcome = counted(runner.args(["--lib", "--tests", "--target", WASM_TARGET]).args(PROFILE))?;
+
+    let mut list = test("edgekeep-core", long);
+    list.args(["--lib", "--tests", "--quiet"]).args(PROFILE).args(["--", "--list", "--format", "terse"]);
+    let native = capture(&mut list).context("list core's native tests")?;
+    let native: BTreeSet<&str> = native.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+
+    let missing: Vec<&&str> = native
+        .iter()
+        .filter(|name| !outcome.names.contains(**name))
+        .filter(|name| !NATIVE_ONLY.iter().any(|(part, _)| name.contains(part)))
+        .collect();
+    if !missing.is_empty() {
+        println!("These run natively and not under wasm (write them `#[wasm_bindgen_test(unsupported = test)]`):");
+        for name in &missing {
+            println!("  {name}");
+        }
+        outcome.failed += 1;
+    }
+    outcome.note = format!("{} natively, {} under wasm", native.len(), outcome.names.len());
+    for (part, reason) in NATIVE_ONLY {
+        println!("native only: {part}: {reason}");
+    }
+    Ok(outcome)
+}
+
+fn scenarios(long: bool) -> Result<Outcome> {
+    system_packages()?;
+    npm_packages()?;
+    let worker = edge::build_shipped()?;
+    run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
+    let mut scenarios = test("edgekeep-tests", long);
+    scenarios.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
+    counted(scenarios.args(PROFILE))
+}
+
+fn wrangler_dev() -> Result<Outcome> {
+    // Built first, so that the wait below is for workerd and not for the compiler.
+    edge::build_shipped()?;
+    let port = free_port()?;
+    let mut worker = edge::start_dev(port, &[])?;
+    worker.wait_for_url(port, "/healthz", Duration::from_secs(60))?;
+    worker.stop();
+    Ok(Outcome { passed: 1, ..Outcome::default() })
+}
+
+/// Two checks, so that the one which needs no network says its part without it.
+fn deny() -> Result<Outcome> {
+    let deny = cargo_tool("cargo-deny")?;
+    let mut outcome = Outcome::default();
+    for checks in [["bans", "licenses", "sources"].as_slice(), &["advisories"]] {
+        match checked(command(&deny).args(["--workspace", "check"]).args(checks)) {
+            Ok(_) => outcome.passed += 1,
+            Err(error) => {
+                println!("{error:#}");
+                outcome.failed += 1;
+                outcome.note = format!("{} failed", checks.join(", "));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+fn wasm_pack() -> Result<Outcome> {
+    wasm_target()?;
+    WasmBindgen::ready()?;
+    let wasm_pack = cargo_tool("wasm-pack")?;
+    // It takes wasm-bindgen from PATH when its version is the locked one.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(tools_folder().join("bin")).chain(std::env::split_paths(&path));
+    let mut command = command(wasm_pack);
+    command.current_dir(root()).env("PATH", std::env::join_paths(folders)?);
+    counted(command.args(["test", "--node", "core"]))
+}
