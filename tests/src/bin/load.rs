@@ -5,7 +5,7 @@
 //! the first wrong one ends the run with exit status 1.
 //!
 //! On standard output: the line `measuring` when the warm-up is over, then one line of JSON. Whoever accounts the
-//! proxy's CPU takes its samples at these two lines.
+//! proxy's CPU takes its samples at these two lines; the load states its own.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -74,6 +74,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     tokio::time::sleep(warmup).await;
     load.latencies.borrow_mut().reset();
     let measured_from = Instant::now();
+    let cpu_before = own_cpu()?;
     writeln!(std::io::stdout(), "measuring")?;
 
     let finish = async {
@@ -86,6 +87,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .await
         .context("answers are outstanding: the proxy hangs")??;
     let elapsed = measured_from.elapsed().as_secs_f64();
+    let cpu_seconds = (own_cpu()? - cpu_before).as_secs_f64();
 
     let latencies = load.latencies.borrow();
     ensure!(!latencies.is_empty(), "no request finished");
@@ -93,12 +95,20 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let report = serde_json::json!({
         "requests": latencies.len(),
         "seconds": elapsed,
+        "cpu_seconds": cpu_seconds,
         "requests_per_second": latencies.len() as f64 / elapsed,
         "latency_us": { "p50": micros(0.5), "p90": micros(0.9), "p99": micros(0.99), "max": micros(1.0) },
         "reconnects": load.reconnects.get(),
     });
     writeln!(std::io::stdout(), "{report}")?;
     Ok(())
+}
+
+/// The CPU time of this thread, which is the whole load.
+fn own_cpu() -> anyhow::Result<Duration> {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos = schedstat.split(' ').next().unwrap_or_default().parse().context("schedstat")?;
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// What all connections of a run share.
