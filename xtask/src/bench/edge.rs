@@ -30,6 +30,8 @@ const WORKERS: [&str; 4] = ["ours", "hono", "jose", "empty"];
 /// The peers' compatibility date; ours has the one in `wrangler.toml`.
 const COMPATIBILITY_DATE: &str = "2026-01-01";
 
+const VOID: &str = r#"(name = "void.js", esModule = embed "void.js")"#;
+
 /// Below it stands the path that our Worker is asked about: a `token` route of its configuration.
 const AUTHORIZE: &str = "/v1/authorize/bench";
 
@@ -229,7 +231,10 @@ impl Worker {
         }
         writeln!(out, "      ],")?;
         if !self.objects.is_empty() {
-            writeln!(out, "      durableObjectStorage = (inMemory = void),\n      durableObjectNamespaces = [")?;
+            writeln!(
+                out,
+                "      durableObjectStorage = (localDisk = \"objects\"),\n      durableObjectNamespaces = ["
+            )?;
             for (_, class) in &self.objects {
                 writeln!(out, "        (className = {0}, uniqueKey = {0}, enableSql = true),", quoted(class))?;
             }
@@ -275,6 +280,7 @@ struct Object {
 /// All Workers in one process, pinned, each behind its own socket.
 fn start_workerd(packages: &EdgePeers, workers: &[Worker], dir: &Path) -> anyhow::Result<Rc<Running>> {
     fs::copy(root().join("tests/peers/edge/void.js"), dir.join("void.js"))?;
+    fs::create_dir_all(dir.join("objects"))?;
     let config = dir.join("workers.capnp");
     fs::write(&config, configuration(workers)?)?;
     let mut command = Command::new(packages.workerd()?);
@@ -293,12 +299,10 @@ fn configuration(workers: &[Worker]) -> anyhow::Result<String> {
     for worker in workers {
         out.push_str(&worker.service()?);
     }
-    writeln!(
-        out,
-        "    (name = \"void\", worker = (compatibilityDate = {}, modules = [(name = \"void.js\", esModule = embed \
-         \"void.js\")])),\n  ],\n  sockets = [",
-        quoted(COMPATIBILITY_DATE)
-    )?;
+    let date = quoted(COMPATIBILITY_DATE);
+    writeln!(out, "    (name = \"void\", worker = (compatibilityDate = {date}, modules = [{VOID}])),")?;
+    // Objects kept in memory would have no SQLite.
+    writeln!(out, "    (name = \"objects\", disk = (path = \"objects\", writable = true)),\n  ],\n  sockets = [")?;
     for worker in workers {
         let address = quoted(&worker.address.to_string());
         writeln!(out, "    (name = {0}, address = {address}, http = (), service = {0}),", quoted(worker.name))?;

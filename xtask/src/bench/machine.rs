@@ -1,7 +1,8 @@
 //! What the machine says: CPU time of a process, how busy a core was, what kind of machine it is.
 //!
-//! CPU time is read from each thread's `schedstat`, which counts nanoseconds on a core; the tick counters in
-//! `/proc/<pid>/stat` are a hundredth of a second coarse, and `/proc/<pid>/schedstat` is the main thread's alone.
+//! CPU time is read from each thread's `schedstat`, which counts nanoseconds on a core; `/proc/<pid>/schedstat` is the
+//! main thread's alone. The tick counters in `/proc/<pid>/stat` are a hundredth of a second coarse, but also have the
+//! time of threads that have ended.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,34 +22,52 @@ pub fn require_two_cores() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU time that each thread of a process has used so far.
-pub struct CpuTime(HashMap<String, Duration>);
+/// CPU time that a process has used so far: of each thread that lives, and in ticks of all that ever lived.
+pub struct CpuTime {
+    threads: HashMap<String, Duration>,
+    ticks: Duration,
+}
+
+/// The unit of `/proc/<pid>/stat`, the same on every Linux that Rust runs on.
+const TICK: Duration = Duration::from_millis(10);
 
 impl CpuTime {
     /// # Errors
     /// When the process has ended.
     pub fn of(pid: u32) -> anyhow::Result<CpuTime> {
-        let tasks = format!("/proc/{pid}/task");
+        let ended = || format!("process {pid} has ended");
         let mut threads = HashMap::new();
-        for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} has ended"))? {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(ended)? {
             let task = task?;
             // A thread may end between the listing and the reading.
             let Ok(schedstat) = fs::read_to_string(task.path().join("schedstat")) else { continue };
             let on_cpu = schedstat.split(' ').next().unwrap_or_default();
-            let nanos = on_cpu.trim().parse().with_context(|| format!("{tasks}: schedstat: {schedstat}"))?;
+            let nanos = on_cpu.trim().parse().with_context(|| format!("process {pid}: schedstat: {schedstat}"))?;
             threads.insert(task.file_name().to_string_lossy().into_owned(), Duration::from_nanos(nanos));
         }
-        Ok(CpuTime(threads))
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(ended)?;
+        Ok(CpuTime { threads, ticks: TICK * user_and_system_ticks(&stat)? })
     }
 
-    /// The time used between `earlier` and this sample. A thread that ended in between is missing: no peer here ends
-    /// threads under load.
+    /// The time used between `earlier` and this sample: the threads' where no thread has ended in between; otherwise
+    /// the ticks tell more, less the two by which they may be ahead.
     pub fn since(&self, earlier: &CpuTime) -> Duration {
         let used = |(thread, now): (&String, &Duration)| {
-            now.saturating_sub(earlier.0.get(thread).copied().unwrap_or(Duration::ZERO))
+            now.saturating_sub(earlier.threads.get(thread).copied().unwrap_or(Duration::ZERO))
         };
-        self.0.iter().map(used).sum()
+        let threads: Duration = self.threads.iter().map(used).sum();
+        threads.max(self.ticks.saturating_sub(earlier.ticks + 2 * TICK))
     }
+}
+
+/// The fields `utime` and `stime`; the name before them may contain anything, so fields count from its end.
+fn user_and_system_ticks(stat: &str) -> anyhow::Result<u32> {
+    let (_, fields) = stat.rsplit_once(')').context("/proc/<pid>/stat has no name")?;
+    let mut ticks = 0;
+    for field in fields.split_whitespace().skip(11).take(2) {
+        ticks += field.parse::<u32>()?;
+    }
+    Ok(ticks)
 }
 
 /// Ticks that a core spent, from `/proc/stat`.
@@ -111,13 +130,23 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_found_after_a_name_with_spaces_and_brackets() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 5 1000 10";
+        assert_eq!(user_and_system_ticks(stat).unwrap(), 42);
+    }
+
+    #[test]
+    fn time_of_an_ended_thread_is_not_lost() {
+        let before = CpuTime::of(std::process::id()).unwrap();
+        std::thread::spawn(|| burn(Duration::from_millis(300))).join().unwrap();
+        let burnt = CpuTime::of(std::process::id()).unwrap().since(&before);
+        assert!(burnt >= Duration::from_millis(40), "{burnt:?}");
+    }
+
+    #[test]
     fn cpu_time_of_this_process_grows_by_what_it_burns() {
         let before = CpuTime::of(std::process::id()).unwrap();
-        let start = std::time::Instant::now();
-        let mut x = 0_u64;
-        while start.elapsed() < Duration::from_millis(50) {
-            x = std::hint::black_box(x.wrapping_add(1));
-        }
+        burn(Duration::from_millis(50));
         let burnt = CpuTime::of(std::process::id()).unwrap().since(&before);
         assert!(burnt >= Duration::from_millis(5), "{burnt:?}");
     }
@@ -125,5 +154,13 @@ mod tests {
     #[test]
     fn cpu_time_of_an_ended_process_is_an_error() {
         assert!(CpuTime::of(u32::MAX).is_err());
+    }
+
+    fn burn(time: Duration) {
+        let start = std::time::Instant::now();
+        let mut x = 0_u64;
+        while start.elapsed() < time {
+            x = std::hint::black_box(x.wrapping_add(1));
+        }
     }
 }

@@ -78,6 +78,9 @@ impl Options {
                 known.join(", ")
             );
         }
+        if let Some(against) = &self.against {
+            ensure!(known.contains(&against.as_str()), "--against {against}: not one of {}", known.join(", "));
+        }
         let selected = |name: &&str| self.peers.is_empty() || self.peers.iter().any(|wanted| stands_for(wanted, name));
         Ok(known.iter().copied().filter(selected).collect())
     }
