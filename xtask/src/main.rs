@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "a command line talks to its user")]
 
+mod bench;
 mod edge;
 mod process;
 mod suites;
@@ -22,6 +23,9 @@ enum Task {
     /// Build and run the Worker.
     #[command(subcommand)]
     Edge(edge::Task),
+    /// Measure beside the peers a team would choose instead, in one run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run the tests; with no suite named, all of them.
     Test(test::Options),
 }
@@ -38,6 +42,7 @@ fn perform() -> anyhow::Result<ExitCode> {
     match Task::parse() {
         Task::Tools => tools::everything()?,
         Task::Edge(task) => task.run()?,
+        Task::Bench(bench) => bench.run()?,
         Task::Test(options) => return Ok(options.run()),
     }
     Ok(ExitCode::SUCCESS)

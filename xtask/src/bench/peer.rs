@@ -1,0 +1,77 @@
+//! A peer: something that runs, answers requests, and has shown that it checks what it is said to check.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::process::Running;
+
+/// How long a freshly started peer may answer with anything but what is expected.
+const SETTLE: Duration = Duration::from_secs(10);
+
+pub struct Peer {
+    pub name: &'static str,
+    /// What it is and does, in a few words.
+    pub what: &'static str,
+    /// The version it states itself.
+    pub version: String,
+    /// The process whose CPU time is counted. Workers share one.
+    pub process: Rc<Running>,
+    pub address: SocketAddr,
+    pub path: String,
+    /// The file of tokens sent in turn.
+    pub tokens: PathBuf,
+    /// The body that every answer must have; `None`: any.
+    pub body: Option<String>,
+}
+
+/// A credential that a checking peer must refuse with 401.
+pub struct Refused {
+    pub why: &'static str,
+    pub token: Option<String>,
+}
+
+impl Peer {
+    /// Proves that it answers a good token as expected and, in `refused` order, the others with 401.
+    pub fn prove(&self, good: &str, refused: &[Refused]) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let (status, body) = self.ask(Some(good))?;
+            if status == 200 && self.body.as_ref().is_none_or(|expected| *expected == body) {
+                break;
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} answers a good token with {status} {body:?}\n{}",
+                self.name,
+                self.process.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for Refused { why, token } in refused {
+            let (status, _) = self.ask(token.as_deref())?;
+            if status != 401 {
+                bail!("{} answers {status} where 401 is due: {why}", self.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, token: Option<&str>) -> anyhow::Result<(u16, String)> {
+        let mut request = agent().get(format!("http://{}{}", self.address, self.path));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut answer = request.call().with_context(|| format!("{} gives no answer", self.name))?;
+        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+    }
+}
+
+/// A client for which every status is an answer.
+pub fn agent() -> ureq::Agent {
+    let timeout = Some(Duration::from_secs(5));
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(timeout).build().new_agent()
+}

@@ -1,0 +1,164 @@
+//! Interleaved rounds: every peer for a few seconds, then all again, so that what the machine does besides falls on
+//! all of them alike. Each round starts with another peer.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::Options;
+use super::machine::{CoreTime, CpuTime, LOAD_CORE, PROXY_CORE};
+use super::peer::Peer;
+use super::process::{self, Running};
+
+/// One peer in one round.
+#[derive(Clone, Serialize)]
+pub struct Sample {
+    pub requests: u64,
+    pub requests_per_second: f64,
+    /// CPU time of all the peer's threads per finished request, in µs.
+    pub cpu_us: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    /// The share of its core that the peer used. Well under 1: something else held it back.
+    pub peer_busy: f64,
+    /// The share of their core that the load and the origin used. At 1 they are the limit.
+    pub load_busy: f64,
+    /// The shares of both cores that others used. Well over 0: the machine was not quiet.
+    pub others: Others,
+}
+
+#[derive(Clone, Copy, Serialize)]
+pub struct Others {
+    pub on_peer_core: f64,
+    pub on_load_core: f64,
+}
+
+/// The load generator, as built from `tests/`, and the origin on its core, if there is one.
+pub struct Load<'a> {
+    pub binary: PathBuf,
+    pub origin: Option<&'a Running>,
+}
+
+/// All samples, by peer and by round.
+pub fn interleave(peers: &[Peer], load: &Load<'_>, options: &Options) -> anyhow::Result<Vec<Vec<Sample>>> {
+    let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::with_capacity(options.rounds)).collect();
+    for round in 0..options.rounds {
+        for turn in 0..peers.len() {
+            let at = (round + turn) % peers.len();
+            let sample = load.measure(&peers[at], options)?;
+            eprintln!(
+                "round {}/{}  {:<14} {:>7.2} µs CPU/request  {:>8.0} requests/s",
+                round + 1,
+                options.rounds,
+                peers[at].name,
+                sample.cpu_us,
+                sample.requests_per_second
+            );
+            samples[at].push(sample);
+        }
+    }
+    Ok(samples)
+}
+
+/// What the load prints at its end.
+#[derive(Deserialize)]
+struct Finished {
+    requests: u64,
+    requests_per_second: f64,
+    cpu_seconds: f64,
+    latency_us: Latency,
+}
+
+#[derive(Deserialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+impl Load<'_> {
+    fn measure(&self, peer: &Peer, options: &Options) -> anyhow::Result<Sample> {
+        let mut child = process::pinned(&self.command(peer, options), LOAD_CORE)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start the load")?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+
+        // The load says `measuring` when its warm-up is over, and its figures when the last answer is read.
+        let started = lines.next().transpose()?;
+        let before = self.sample(peer)?;
+        let finished = lines.next().transpose()?;
+        let after = self.sample(peer)?;
+
+        let mut errors = String::new();
+        child.stderr.take().context("no output")?.read_to_string(&mut errors)?;
+        let status = child.wait()?;
+        ensure!(status.success(), "{}: {}\n{}", peer.name, errors.trim(), peer.process.log_tail());
+        ensure!(started.as_deref() == Some("measuring"), "the load said {started:?}");
+        let finished: Finished = serde_json::from_str(&finished.context("the load gave no figures")?)?;
+
+        let wall = (after.at - before.at).as_secs_f64();
+        let cpu = after.peer.since(&before.peer).as_secs_f64();
+        let peer_busy = cpu / wall;
+        let origin = match (&after.origin, &before.origin) {
+            (Some(after), Some(before)) => after.since(before).as_secs_f64(),
+            _ => 0.0,
+        };
+        let load_busy = (finished.cpu_seconds + origin) / wall;
+        Ok(Sample {
+            requests: finished.requests,
+            requests_per_second: finished.requests_per_second,
+            cpu_us: cpu * 1e6 / finished.requests as f64,
+            p50_us: finished.latency_us.p50,
+            p99_us: finished.latency_us.p99,
+            peer_busy,
+            load_busy,
+            others: Others {
+                on_peer_core: (after.peer_core.busy_since(&before.peer_core) - peer_busy).max(0.0),
+                on_load_core: (after.load_core.busy_since(&before.load_core) - load_busy).max(0.0),
+            },
+        })
+    }
+
+    fn command(&self, peer: &Peer, options: &Options) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .env("RUST_BACKTRACE", "0")
+            .args(["--address", &peer.address.to_string()])
+            .args(["--path", &peer.path])
+            .arg("--tokens")
+            .arg(&peer.tokens)
+            .args(["--connections", &options.connections.to_string()])
+            .args(["--warmup", &options.warmup.to_string()])
+            .args(["--seconds", &options.seconds.to_string()]);
+        if let Some(body) = &peer.body {
+            command.args(["--expect-body", body]);
+        }
+        command
+    }
+
+    fn sample(&self, peer: &Peer) -> anyhow::Result<Counters> {
+        let ended = || format!("{} ended under load:\n{}", peer.name, peer.process.log_tail());
+        Ok(Counters {
+            at: Instant::now(),
+            peer: CpuTime::of(peer.process.pid()).with_context(ended)?,
+            origin: self.origin.map(|origin| CpuTime::of(origin.pid())).transpose()?,
+            peer_core: CoreTime::of(PROXY_CORE)?,
+            load_core: CoreTime::of(LOAD_CORE)?,
+        })
+    }
+}
+
+/// All counters at one moment.
+struct Counters {
+    at: Instant,
+    peer: CpuTime,
+    origin: Option<CpuTime>,
+    peer_core: CoreTime,
+    load_core: CoreTime,
+}
