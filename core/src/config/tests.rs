@@ -133,7 +133,7 @@ fn inside_an_entry_nothing_is_inherited() {
     assert_eq!((pool.origins[0].weight, pool.origins[0].max_connections), (1, None));
     assert_eq!(config.cache.types[0].stale_while_revalidate, None);
     let cors = Some(CorsConfig { origins: CorsOrigins::Any, credentials: false });
-    let path = crate::Pattern::parse("/a").unwrap();
+    let path = crate::route::Pattern::parse("/a").unwrap();
     assert_eq!(config.routes, [RouteConfig { path, cors, ..RouteConfig::everything() }]);
 }
 

@@ -43,7 +43,8 @@ impl Exchange {
         let host = Some(self.client.host.clone()).filter(|host| !host.is_empty());
         // Without a method the strictest reading counts: no route is narrowed to an unknown method.
         let found = self.rules.router.find(method.as_deref().unwrap_or("POST"), host.as_deref(), &path);
-        let Some(mode) = found.and_then(|found| self.rules.config.routes.get(found.index)).map(|route| route.auth) else {
+        let Some(mode) = found.and_then(|found| self.rules.config.routes.get(found.index)).map(|route| route.auth)
+        else {
             return Err(Problem::new(ProblemCode::Forbidden, "no route matches the original request"));
         };
         self.purpose = Purpose::Authorize(Original { mode, method });

@@ -78,12 +78,7 @@ impl Exchange {
         Some((route, at, rules.config.cache.types.get(at)?))
     }
 
-    pub(super) fn cache_answered(
-        &mut self,
-        pending: Pending,
-        answer: CacheAnswer,
-        cx: &mut Context<'_>,
-    ) -> Decided {
+    pub(super) fn cache_answered(&mut self, pending: Pending, answer: CacheAnswer, cx: &mut Context<'_>) -> Decided {
         match (pending, answer) {
             (Pending::Read(_), CacheAnswer::Hit(hit)) => Ok(hit_answer(&hit, cx.now)),
             (Pending::Read(_), CacheAnswer::Miss(ticket)) => {
@@ -158,7 +153,9 @@ impl Exchange {
                 reply.head.set("cache-control", "no-store");
                 Ok(Step::Respond(Box::new(reply)))
             }
-            Enqueued::Full if self.rules.config.cache.write_behind.when_full == WhenFull::WriteThrough => self.place(cx),
+            Enqueued::Full if self.rules.config.cache.write_behind.when_full == WhenFull::WriteThrough => {
+                self.place(cx)
+            }
             Enqueued::Full => {
                 Err(Problem::new(ProblemCode::QueueFull, "the write-behind queue is full").retry_after(1))
             }
@@ -173,7 +170,10 @@ fn hit_answer(hit: &CachedAnswer, now: Timestamp) -> Step {
     let mut reply = Reply { status: hit.status, ..Reply::empty(hit.status) };
     let age = now.since(hit.times.stored_at).0 / 1000;
     reply.head.set("age", age.to_string());
-    reply.head.set("cache-status", format!("edgekeep; hit; ttl={}", hit.times.ttl.0 / 1000 - age.min(hit.times.ttl.0 / 1000)));
+    reply.head.set(
+        "cache-status",
+        format!("edgekeep; hit; ttl={}", hit.times.ttl.0 / 1000 - age.min(hit.times.ttl.0 / 1000)),
+    );
     reply.body = ReplyBody::Cached(std::sync::Arc::new(hit.clone()));
     Step::Respond(Box::new(reply))
 }

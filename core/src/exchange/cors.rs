@@ -1,7 +1,7 @@
 //! CORS for routes that ask for it: preflights are answered here, and answers say who may read them.
 
 use super::{Reply, Step};
-use crate::config::Cors;
+use crate::config::CorsConfig;
 use crate::http::{Head, HeaderEdits, header_text};
 
 /// How long a browser may remember a preflight.
@@ -16,7 +16,7 @@ pub(super) fn preflight_method(head: &dyn Head) -> Option<&str> {
 }
 
 /// 204, with permission when the origin is listed and without it otherwise: the browser then refuses.
-pub(super) fn answer_preflight(rule: &Cors, head: &dyn Head) -> Step {
+pub(super) fn answer_preflight(rule: &CorsConfig, head: &dyn Head) -> Step {
     let mut reply = Reply::empty(204);
     if is_listed(rule, head)
         && let Some(method) = head.header("access-control-request-method")
@@ -31,7 +31,7 @@ pub(super) fn answer_preflight(rule: &Cors, head: &dyn Head) -> Step {
 }
 
 /// Adds to an answer on such a route, a refusal too, what lets a listed origin read it.
-pub(super) fn allow(rule: &Cors, head: &dyn Head, edits: &mut HeaderEdits) {
+pub(super) fn allow(rule: &CorsConfig, head: &dyn Head, edits: &mut HeaderEdits) {
     edits.add("vary", "origin");
     let Some(origin) = header_text(head, "origin").filter(|_| is_listed(rule, head)) else { return };
     edits.set("access-control-allow-origin", origin);
@@ -40,7 +40,6 @@ pub(super) fn allow(rule: &Cors, head: &dyn Head, edits: &mut HeaderEdits) {
     }
 }
 
-fn is_listed(rule: &Cors, head: &dyn Head) -> bool {
-    let Some(origin) = header_text(head, "origin") else { return false };
-    rule.origins.iter().any(|listed| listed.as_str().eq_ignore_ascii_case(origin))
+fn is_listed(rule: &CorsConfig, head: &dyn Head) -> bool {
+    header_text(head, "origin").is_some_and(|origin| rule.origins.allow(origin))
 }

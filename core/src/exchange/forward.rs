@@ -101,7 +101,7 @@ impl Exchange {
         let anywhere = Placed { pool: None, shard: None, next: None, previous: None, epoch: None };
         match (&route.shard, key) {
             (ShardRule::Any, _) => Ok(Ok(anywhere)),
-            (ShardRule::Named(shard), _) => Ok(Ok(self.on_shard(shard)?)),
+            (ShardRule::Named(shard), _) => Ok(Ok(self.on_shard(&shard.to_string())?)),
             (ShardRule::User, _) => match &self.identity {
                 Some(identity) => {
                     let user = identity.claims.sub.clone();
@@ -187,18 +187,17 @@ impl Exchange {
                     pool.budget.earn(self.rules.config.balance.retry_budget);
                 }
                 self.forward.current = Some(Current { pool, origin, id: chosen.id.clone() });
-                let shard = placed.shard.clone().or_else(|| self.rules.pools.get(pool)?.shard.clone());
+                let shard = placed.shard.clone().or_else(|| Some(self.rules.pools.get(pool)?.shard?.to_string()));
                 let plan = self.plan(&placed, shard.as_deref(), (pool, origin), lease, cx)?;
                 self.awaiting = Awaiting::Answer;
                 Ok(Step::Forward(Box::new(plan)))
             }
             Picked::Full => {
-                let until = *self
-                    .forward
-                    .queue_until
-                    .get_or_insert(cx.now + self.rules.config.balance.queue_timeout);
+                let until = *self.forward.queue_until.get_or_insert(cx.now + self.rules.config.balance.queue_timeout);
                 if !self.rules.in_force.queue || cx.now >= until {
-                    return Err(Problem::new(ProblemCode::QueueFull, "every origin is at max_connections").retry_after(1));
+                    return Err(
+                        Problem::new(ProblemCode::QueueFull, "every origin is at max_connections").retry_after(1)
+                    );
                 }
                 self.awaiting = Awaiting::Queue;
                 Ok(Step::Queue { pool: placed.pool.unwrap_or(self.rules.pools.len()), until })
@@ -436,7 +435,8 @@ impl Exchange {
             return again;
         }
         if failed.timed_out && !nothing_sent {
-            return self.without_answer(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"), cx);
+            return self
+                .without_answer(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"), cx);
         }
         self.without_answer(Problem::new(ProblemCode::OriginFailed, "the connection to the origin failed"), cx)
     }

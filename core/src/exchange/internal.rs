@@ -27,9 +27,7 @@ impl Exchange {
     pub(super) fn edge_validated(&mut self, user: &UserId, answer: SessionAnswer, cx: &Context<'_>) -> Decided {
         let body = match answer {
             SessionAnswer::Unavailable => return Err(self.store_unavailable()),
-            SessionAnswer::Loaded(session)
-                if session.live && session.user == *user && session.expires_at > cx.now =>
-            {
+            SessionAnswer::Loaded(session) if session.live && session.user == *user && session.expires_at > cx.now => {
                 json!({
                     "live": true,
                     "epoch": session.epoch,
@@ -56,14 +54,14 @@ impl Exchange {
     pub(super) fn edge_tombstones(&mut self, bytes: &[u8]) -> Decided {
         let object = json_object(bytes, &["tombstones"])?;
         let bad = |detail: &str| Problem::new(ProblemCode::BadRequest, detail);
-        let rows = object.get("tombstones").and_then(Value::as_array).ok_or_else(|| bad("tombstones must be a list"))?;
+        let rows =
+            object.get("tombstones").and_then(Value::as_array).ok_or_else(|| bad("tombstones must be a list"))?;
         if rows.len() > MAX_TOMBSTONES {
             return Err(bad("tombstones must be at most 1000"));
         }
-        let tombstones =
-            rows.iter().map(Tombstone::from_json).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                bad("each of tombstones must be {sid, until} or {user, epoch, until}, until in milliseconds")
-            })?;
+        let tombstones = rows.iter().map(Tombstone::from_json).collect::<Option<Vec<_>>>().ok_or_else(|| {
+            bad("each of tombstones must be {sid, until} or {user, epoch, until}, until in milliseconds")
+        })?;
         self.awaiting = Awaiting::Stored(Stored::Tombstoned(tombstones.clone()));
         Ok(Step::Store(Box::new(StoreOp::Bury(tombstones))))
     }
@@ -94,7 +92,7 @@ impl Exchange {
         let mut body = json!({
             "user_id": user.as_str(),
             "shard": placement.shard.as_str(),
-            "slot": placement.slot.index(),
+            "slot": placement.slot.number(),
             "epoch": map.epoch().0,
             "pinned": placement.pinned,
         });
@@ -117,9 +115,7 @@ impl Exchange {
         let bad = |e: crate::shard::PhotoError| Problem::new(ProblemCode::BadInstant, e.to_string());
         let shards = match (value("at"), value("from"), value("to")) {
             (Some(at), None, None) => map.photo_shards(self.rules.photos.month(at, cx.now).map_err(bad)?),
-            (None, Some(from), Some(to)) => {
-                map.shards_for_range(&self.rules.photos, from, to, cx.now).map_err(bad)?
-            }
+            (None, Some(from), Some(to)) => map.shards_for_range(&self.rules.photos, from, to, cx.now).map_err(bad)?,
             _ => return Err(Problem::new(ProblemCode::BadRequest, "give either at, or from and to")),
         };
         let shards: Vec<&str> = shards.iter().map(|shard| shard.as_str()).collect();

@@ -77,7 +77,6 @@ pub struct Context<'a> {
 pub struct Exchange {
     rules: Arc<Rules>,
     live: Arc<Live>,
-    started: Timestamp,
     client: Client,
     cookies: Cookies,
     purpose: Purpose,
@@ -97,7 +96,10 @@ pub struct Exchange {
 enum Purpose {
     /// Refused before it was known.
     Unknown,
-    Route { index: usize, key: Option<String> },
+    Route {
+        index: usize,
+        key: Option<String>,
+    },
     Authorize(authorize::Original),
     Own(own::Call),
 }
@@ -141,7 +143,6 @@ impl Exchange {
         let mut exchange = Exchange {
             rules: rules.clone(),
             live: live.clone(),
-            started: cx.now,
             client,
             cookies: Cookies::default(),
             purpose: Purpose::Unknown,
@@ -193,7 +194,7 @@ impl Exchange {
     /// The request body that was asked for.
     pub fn body(&mut self, body: Body, cx: &mut Context<'_>) -> Step {
         let decided = match (std::mem::replace(&mut self.awaiting, Awaiting::Nothing), body) {
-            (Awaiting::Body, Body::Bytes(bytes)) => self.own_body(bytes, cx),
+            (Awaiting::Body, Body::Bytes(bytes)) => self.own_body(&bytes, cx),
             (Awaiting::Enqueued, Body::Bytes(bytes)) => self.write_behind(bytes, cx),
             (Awaiting::Enqueued, Body::TooLarge) => {
                 Err(Problem::new(ProblemCode::BodyTooLarge, "larger than cache.max_entry"))

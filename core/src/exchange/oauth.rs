@@ -28,7 +28,7 @@ impl Exchange {
             return Err(Problem::new(ProblemCode::BadRequest, "refresh_token is required"));
         };
         let client_id = value(&form, "client_id")?.map(str::to_owned);
-        self.start_refresh(&token.to_owned(), false, client_id, cx)
+        self.start_refresh(token, false, client_id, cx)
     }
 
     /// Ends the session of a token, of either kind; an unknown or bad one gets the same answer.

@@ -134,17 +134,17 @@ impl Exchange {
         Step::ReadBody { limit: self.rules.config.limits.json_body.0 }
     }
 
-    pub(super) fn own_body(&mut self, bytes: Vec<u8>, cx: &mut Context<'_>) -> Decided {
+    pub(super) fn own_body(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Decided {
         let Purpose::Own(call) = &self.purpose else { return Err(super::unexpected()) };
         match call {
-            Call::Create => self.create(&bytes, cx),
-            Call::Refresh => self.refresh(&bytes, cx),
-            Call::OauthToken => self.oauth_token(&bytes, cx),
-            Call::OauthRevoke => self.oauth_revoke(&bytes, cx),
-            Call::OauthIntrospect => self.oauth_introspect(&bytes, cx),
-            Call::EdgeValidate => self.edge_validate(&bytes, cx),
-            Call::EdgeConfirm => self.edge_confirm(&bytes),
-            Call::EdgeTombstones => self.edge_tombstones(&bytes),
+            Call::Create => self.create(bytes, cx),
+            Call::Refresh => self.refresh(bytes, cx),
+            Call::OauthToken => self.oauth_token(bytes, cx),
+            Call::OauthRevoke => self.oauth_revoke(bytes, cx),
+            Call::OauthIntrospect => self.oauth_introspect(bytes, cx),
+            Call::EdgeValidate => self.edge_validate(bytes, cx),
+            Call::EdgeConfirm => self.edge_confirm(bytes),
+            Call::EdgeTombstones => self.edge_tombstones(bytes),
             _ => Err(super::unexpected()),
         }
     }
@@ -159,7 +159,7 @@ impl Exchange {
             return Err(self.store_unavailable());
         }
         match stored {
-            Stored::Created(created) => self.created(created, outcome, cx),
+            Stored::Created(created) => self.created(&created, &outcome, cx),
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),
             Stored::Listed { own } => self.listed(own, outcome),
             Stored::Revoked { clear } => Ok(sessions::revoked(clear, &outcome)),
@@ -207,9 +207,8 @@ fn user_in_path(id: &str) -> Result<UserId, Problem> {
 /// A JSON object with only these members; the problem names the field.
 pub(super) fn json_object(bytes: &[u8], allowed: &[&str]) -> Result<Map<String, Value>, Problem> {
     let bad = |detail: String| Problem::new(ProblemCode::BadRequest, detail);
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| {
-        bad(format!("the body is not JSON: line {}, column {}", e.line(), e.column()))
-    })?;
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|e| bad(format!("the body is not JSON: line {}, column {}", e.line(), e.column())))?;
     let Value::Object(object) = value else { return Err(bad("the body must be a JSON object".to_owned())) };
     if let Some(unknown) = object.keys().find(|name| !allowed.contains(&name.as_str())) {
         let shown: String = unknown.chars().filter(|c| !c.is_control()).take(40).collect();
@@ -225,4 +224,3 @@ pub(super) fn text_field(object: &Map<String, Value>, name: &str) -> Result<Opti
         Some(_) => Err(Problem::new(ProblemCode::BadRequest, format!("{name} must be a string"))),
     }
 }
-

@@ -1,7 +1,7 @@
 //! What decisions rest on. [`Rules`] is immutable and swapped whole; [`Live`] survives reloads and is shared by all
 //! cores; [`Local`] belongs to one core.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
@@ -9,12 +9,14 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::limits::RateLimit;
-use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, RoundRobin, StickyKeys};
-use crate::config::{self, Authority, Config, OriginUrl, PoolConfig};
+use crate::balance::{
+    BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, RoundRobin, StickyKeys,
+};
+use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
 use crate::metrics::Cells;
 use crate::route::Router;
 use crate::session::{NearCache, RotationRules};
-use crate::shard::{Month, PhotoRules, PoolMatch, ShardMap, pool_match};
+use crate::shard::{Month, PhotoRules, ShardMap};
 use crate::token::{KeyKind, KeyRing, SecretKey, TokenCache, Verifier};
 use crate::{Entropy, Millis, SessionId, Timestamp};
 
@@ -95,6 +97,8 @@ pub struct Rules {
     pub(super) map: Option<ShardMap>,
     pub(super) secrets: Secrets,
     pub(super) pools: Vec<PoolRules>,
+    /// Pools of one shard each, by its name.
+    by_shard: HashMap<String, usize>,
     /// The union of all user-shard pools: the choice of `shard = "any"`.
     pub(super) any: Vec<Origin>,
     /// For each origin of `any`: its pool and its index there.
@@ -108,7 +112,7 @@ pub struct Rules {
 /// A pool with what a plan needs to know of it.
 pub(super) struct PoolRules {
     /// The user shards or the photo shard or prefix that it serves; none for a fallback.
-    pub shard: Option<String>,
+    pub shard: Option<PoolShard>,
     pub pool: Pool,
     pub urls: Vec<OriginUrl>,
     pub host: Option<Arc<str>>,
@@ -120,6 +124,8 @@ pub(super) struct PoolRules {
 pub enum RulesError {
     #[error("routes[{0}] and routes[{1}] have equal rank and match one request")]
     AmbiguousRoutes(usize, usize),
+    #[error("shards.photos.from is not a month")]
+    BadMonth,
 }
 
 impl Rules {
@@ -137,10 +143,15 @@ impl Rules {
             Router::new(&config.routes).map_err(|same| RulesError::AmbiguousRoutes(same.first, same.second))?;
         let verifier = Verifier::new(&keys, &config.session.issuer, &config.session.audience, config.session.leeway);
         let pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, live)).collect();
+        let named = |(at, pool): (usize, &PoolRules)| match pool.shard? {
+            shard @ PoolShard::One(_) => Some((shard.to_string(), at)),
+            PoolShard::Photos | PoolShard::Year(_) => None,
+        };
+        let by_shard = pools.iter().enumerate().filter_map(named).collect();
         let mut any = Vec::new();
         let mut any_at = Vec::new();
         for (at, pool) in pools.iter().enumerate() {
-            if pool.shard.as_deref().is_some_and(is_user_shard) {
+            if pool.shard.is_some_and(|shard| shard.user_shard().is_some()) {
                 for (index, origin) in pool.pool.origins.iter().enumerate() {
                     any.push(origin.clone());
                     any_at.push((at, index));
@@ -167,11 +178,25 @@ impl Rules {
         let sticky = StickyKeys::new(keys.current_first(KeyKind::Sticky), &ids);
         let from = config.shards.photos.from;
         let photos = PhotoRules {
-            from: Month::new(from.year, from.month).unwrap_or(Month::FIRST),
+            from: Month::new(from.year, from.month).ok_or(RulesError::BadMonth)?,
             max_future: config.shards.photos.max_future,
         };
         Ok(Rules {
-            config, site, in_force, router, keys, verifier, map, secrets, pools, any, any_at, fallback, balance, sticky,
+            config,
+            site,
+            in_force,
+            router,
+            keys,
+            verifier,
+            map,
+            secrets,
+            pools,
+            by_shard,
+            any,
+            any_at,
+            fallback,
+            balance,
+            sticky,
             photos,
         })
     }
@@ -229,11 +254,12 @@ impl Rules {
 
     /// The pool that serves a shard: by name, or for photo shards by the closest match.
     pub(super) fn pool_of(&self, shard: &str) -> Option<usize> {
-        let fits = |(at, pool): (usize, &PoolRules)| {
-            let fit: PoolMatch = pool_match(pool.shard.as_deref()?, shard)?;
-            Some((fit, at))
-        };
-        self.pools.iter().enumerate().filter_map(fits).max_by_key(|(fit, _)| *fit).map(|(_, at)| at)
+        if let Some(at) = self.by_shard.get(shard) {
+            return Some(*at);
+        }
+        let name = config::ShardName::parse(shard)?;
+        let fits = |(at, pool): (usize, &PoolRules)| Some((pool.shard?.fit(name)?, at));
+        self.pools.iter().enumerate().filter_map(fits).min().map(|(_, at)| at)
     }
 
     /// The key and times of the rotation table.
@@ -270,17 +296,18 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
         }
     });
     PoolRules {
-        shard: pool.shard.clone(),
-        pool: Pool { name: pool.shard.clone().or_else(|| pool.name.clone()).unwrap_or_default(), origins: origins.collect() },
+        shard: pool.shard,
+        pool: Pool {
+            name: pool.shard.map(|shard| shard.to_string()).or_else(|| pool.name.clone()).unwrap_or_default(),
+            origins: origins.collect(),
+        },
         urls: pool.origins.iter().map(|origin| origin.url.clone()).collect(),
-        host: pool.host.name().map(Into::into),
+        host: match &pool.host {
+            HostPolicy::Preserve => None,
+            HostPolicy::Name(name) => Some(name.to_string().into()),
+        },
         budget: RetryBudget::default(),
     }
-}
-
-/// `shard_3`, as opposed to photo shards and prefixes.
-fn is_user_shard(name: &str) -> bool {
-    name.strip_prefix("shard_").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What all cores share and a reload keeps.

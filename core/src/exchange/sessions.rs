@@ -7,7 +7,7 @@ use super::own::{Call, Stored, json_object, text_field};
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Step, cookies, oauth};
 use crate::http::{Cookie, Problem, ProblemCode};
 use crate::session::{
-    Decision, Device, NewSession, Refusal, RefreshState, RefreshToken, Rotate, SessionRow, StoreOp, StoreOutcome,
+    Decision, Device, NewSession, RefreshState, RefreshToken, Refusal, Rotate, SessionRow, StoreOp, StoreOutcome,
     created_at_text, decide, steer_session_id,
 };
 use crate::token::{AccessClaims, sign_access};
@@ -61,9 +61,10 @@ impl Exchange {
     pub(super) fn count_create(&self, cx: &Context<'_>) -> Result<(), Problem> {
         let limit = &self.rules.config.limits.creates;
         let who = cx.head.header("authorization").unwrap_or_default();
-        self.live.creates.count(who, limit.count, limit.per, cx.now).map_err(|wait| {
-            Problem::new(ProblemCode::TooManyRequests, "limits.creates is used up").retry_after(wait)
-        })
+        self.live
+            .creates
+            .count(who, limit.count, limit.per, cx.now)
+            .map_err(|wait| Problem::new(ProblemCode::TooManyRequests, "limits.creates is used up").retry_after(wait))
     }
 
     pub(super) fn check_refresh_failures(&self, cx: &Context<'_>) -> Result<(), Problem> {
@@ -128,7 +129,7 @@ impl Exchange {
         Ok(Step::Store(Box::new(StoreOp::Create(new))))
     }
 
-    pub(super) fn created(&mut self, created: Created, outcome: StoreOutcome, cx: &mut Context<'_>) -> Decided {
+    pub(super) fn created(&mut self, created: &Created, outcome: &StoreOutcome, cx: &mut Context<'_>) -> Decided {
         match outcome {
             StoreOutcome::Created => {
                 self.attempt = Some(true);
@@ -187,8 +188,7 @@ impl Exchange {
         };
         let device = cx.head.header("user-agent").map(Device::from_user_agent);
         let named = client_id.is_some();
-        let refreshed =
-            Refreshed { presented, device, from_cookie, client_id, phase: Phase::First, attempts: 0 };
+        let refreshed = Refreshed { presented, device, from_cookie, client_id, phase: Phase::First, attempts: 0 };
         self.awaiting = Awaiting::Stored(Stored::Refreshed(refreshed));
         Ok(Step::Store(Box::new(if named {
             StoreOp::State(presented.session)

@@ -58,7 +58,9 @@ pub fn without_cookies(head: &dyn Head, sticky: &str) -> Option<Vec<u8>> {
         for part in line.split(|b| *b == b';') {
             let part = part.trim_ascii();
             let name = part.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-            if part.is_empty() || [ACCESS_COOKIE.as_bytes(), REFRESH_COOKIE.as_bytes(), sticky.as_bytes()].contains(&name) {
+            if part.is_empty()
+                || [ACCESS_COOKIE.as_bytes(), REFRESH_COOKIE.as_bytes(), sticky.as_bytes()].contains(&name)
+            {
                 continue;
             }
             if !rest.is_empty() {

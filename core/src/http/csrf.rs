@@ -2,12 +2,13 @@
 //! (OWASP's cheat sheet). A bearer token cannot be sent by another site, so those requests are not asked.
 
 use super::head::{Head, header_text};
+use crate::config::WebOrigin;
 
 /// What a cookie-authenticated request has to show.
 #[derive(Clone, Copy, Debug)]
 pub struct Csrf<'a> {
     /// `session.csrf_origins`.
-    pub allowed: &'a [String],
+    pub allowed: &'a [WebOrigin],
     /// The request's own scheme and host, as the client sees them.
     pub scheme: &'a str,
     pub host: &'a str,
@@ -27,7 +28,7 @@ pub fn check_csrf(head: &dyn Head, rules: &Csrf<'_>) -> bool {
         return true;
     }
     let Some(origin) = header_text(head, "origin") else { return false };
-    let listed = rules.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+    let listed = rules.allowed.iter().any(|allowed| allowed.as_str() == origin);
     // Fetch metadata, where it is sent, is the stronger witness: only a listed origin may speak against it.
     if head.header("sec-fetch-site").is_some() {
         return listed;
@@ -86,7 +87,7 @@ mod tests {
     }
 
     fn allowed(method: Option<&str>, upgrade: bool, site: Option<&'static str>, origin: Option<&'static str>) -> bool {
-        let listed = ["https://app.example".to_owned()];
+        let listed = [WebOrigin::parse("https://app.example").unwrap()];
         let rules = Csrf { allowed: &listed, scheme: "https", host: "api.example", method, upgrade };
         check_csrf(&Sent { site, origin }, &rules)
     }

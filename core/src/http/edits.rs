@@ -90,7 +90,9 @@ fn name_tokens(line: &[u8], into: &mut Vec<String>) {
 /// browsers guard the `__Host-` prefix.
 pub fn drops_set_cookie(line: &[u8], sticky: &str) -> bool {
     let name = line.split(|b| *b == b'=' || *b == b';').next().unwrap_or_default().trim_ascii();
-    [super::cookie::ACCESS_COOKIE, super::cookie::REFRESH_COOKIE, sticky].iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    [super::cookie::ACCESS_COOKIE, super::cookie::REFRESH_COOKIE, sticky]
+        .iter()
+        .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
 }
 
 #[cfg(test)]

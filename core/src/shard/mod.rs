@@ -14,6 +14,4 @@ pub use change::ChangeError;
 pub use encoding::MapError;
 pub use hash::{HashKind, SLOTS, ShardKey, Slot};
 pub use map::{Adopt, Epoch, MAX_SHARDS, Phase, PlaceError, Placement, ShardMap, ShardName, ShardNameError, SlotMove};
-pub use photo::{
-    MAX_MONTHS, MAX_SUB_SHARDS, Month, PhotoError, PhotoRules, PhotoShard, PoolMatch, pool_match, pool_serves,
-};
+pub use photo::{MAX_MONTHS, MAX_SUB_SHARDS, Month, PhotoError, PhotoRules, PhotoShard};

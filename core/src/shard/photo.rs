@@ -207,44 +207,6 @@ impl ShardMap {
     }
 }
 
-/// How closely a pool's `shard` fits a shard; the greatest wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PoolMatch {
-    /// A prefix `…_*` of this length.
-    Prefix(usize),
-    /// The month's own pool serves its sub-shard.
-    Month,
-    /// The shard itself.
-    Exact,
-}
-
-/// Whether and how closely a pool's `shard` (a name, or for photo shards a prefix ending in `_*`) serves a shard.
-/// Padded and unpadded months are the same.
-pub fn pool_match(pool_shard: &str, shard: &str) -> Option<PoolMatch> {
-    let photo = PhotoShard::parse(shard);
-    if let Some(prefix) = pool_shard.strip_suffix('*') {
-        // "shard_2026_03_*" means the sub-shards of "shard_2026_3".
-        let canonical = prefix.strip_suffix('_').and_then(PhotoShard::parse).map(|shard| format!("{shard}_"));
-        let prefix = canonical.as_deref().unwrap_or(prefix);
-        let fits = prefix.ends_with('_') && photo?.to_string().starts_with(prefix);
-        return fits.then_some(PoolMatch::Prefix(prefix.len()));
-    }
-    if pool_shard == shard {
-        return Some(PoolMatch::Exact);
-    }
-    let (pool, photo) = (PhotoShard::parse(pool_shard)?, photo?);
-    match pool {
-        _ if pool == photo => Some(PoolMatch::Exact),
-        PhotoShard { month, sub: None } if month == photo.month => Some(PoolMatch::Month),
-        _ => None,
-    }
-}
-
-/// Whether a pool's `shard` serves a shard; see [`pool_match`].
-pub fn pool_serves(pool_shard: &str, shard: &str) -> bool {
-    pool_match(pool_shard, shard).is_some()
-}
-
 /// A month and its first instant, or an instant and its month.
 fn read(text: &str) -> Result<(Month, i64), PhotoError> {
     if let Some(month) = Month::parse(text) {
@@ -411,31 +373,5 @@ mod tests {
         ] {
             assert_eq!(PhotoShard::parse(name), None, "{name}");
         }
-    }
-
-    #[wasm_bindgen_test(unsupported = test)]
-    fn a_pool_serves_its_shard_its_prefix_and_its_months_sub_shards() {
-        let cases = [
-            ("shard_2026_*", "shard_2026_3", Some(PoolMatch::Prefix(11))),
-            ("shard_2026_*", "shard_2026_3_1", Some(PoolMatch::Prefix(11))),
-            ("shard_2026_*", "shard_2027_3", None),
-            ("shard_2026_1_*", "shard_2026_12", None),
-            ("shard_2026_03_*", "shard_2026_3_2", Some(PoolMatch::Prefix(13))),
-            ("shard_2026_3", "shard_2026_3", Some(PoolMatch::Exact)),
-            ("shard_2026_03", "shard_2026_3", Some(PoolMatch::Exact)),
-            ("shard_2026_3", "shard_2026_3_1", Some(PoolMatch::Month)),
-            ("shard_2026_3_1", "shard_2026_3", None),
-            ("shard_2026_3", "shard_2026_31", None),
-            ("shard_1", "shard_1", Some(PoolMatch::Exact)),
-            ("shard_1", "shard_11", None),
-            ("shard_*", "shard_1", None),
-            ("shard_*", "shard_2026_3", Some(PoolMatch::Prefix(6))),
-            ("shard_2026*", "shard_2026_3", None),
-        ];
-        for (pool, shard, expected) in cases {
-            assert_eq!(pool_match(pool, shard), expected, "{pool} for {shard}");
-            assert_eq!(pool_serves(pool, shard), expected.is_some());
-        }
-        assert!(PoolMatch::Exact > PoolMatch::Month && PoolMatch::Month > PoolMatch::Prefix(99));
     }
 }
