@@ -116,7 +116,7 @@ fn build(profile: &str) -> Result<PathBuf> {
     let mut bundle = npm_program("esbuild")?;
     bundle.arg(&entry).args(["--bundle", "--format=esm", "--target=es2024", "--log-level=warning"]);
     // The wasm stays a module of its own, and workerd has the others.
-    bundle.args(["--external:*.wasm", "--external:cloudflare:*"]);
+    bundle.args(["--external:*.wasm", "--external:cloudflare:*", "--loader:.json=text"]);
     bundle.arg(format!("--alias:edgekeep={}", bindings.join("edgekeep.js").display()));
     run(bundle.arg(format!("--outfile={}", module.display())))?;
 
