@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::{Load, format};
+use crate::gateway::clock::now;
 
 /// The original's record: session → JSON. Never rewritten.
 const RECORDS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("records");
@@ -89,8 +90,7 @@ impl Embedded {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| OpenError::Folder(folder.display().to_string(), e))?;
         }
-        let database =
-            Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
+        let database = Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
         make_tables(&database)?;
         let (writes, write_queue) = sync_channel(QUEUE);
         let (reads, read_queue) = sync_channel(QUEUE);
@@ -113,6 +113,12 @@ impl Embedded {
             return StoreOutcome::Unavailable;
         }
         outcome.await.unwrap_or(StoreOutcome::Unavailable)
+    }
+
+    /// Performs an operation that nobody waits for.
+    pub fn forget(&self, op: StoreOp) {
+        let (answer, _) = oneshot::channel();
+        let _ = self.writes.try_send(Write::Op(op, answer));
     }
 
     pub async fn load(&self, id: SessionId, checked_at: Timestamp) -> Load {
@@ -214,7 +220,7 @@ fn read_op(database: &Database, op: &StoreOp) -> Result<StoreOutcome, Failure> {
             let records = read.open_table(RECORDS)?;
             let mut rows = Vec::new();
             for entry in read.open_table(INDEX)?.range(user_range(user))? {
-                let (key, ()) = { let (key, _) = entry?; (key, ()) };
+                let (key, _) = entry?;
                 let id = SessionId(*key.value().2);
                 let Some(state) = decoded(states.get(&id.0)?.map(|v| v.value().to_vec()), id) else { continue };
                 let Some(record) = records.get(&id.0)? else { continue };
@@ -356,11 +362,6 @@ impl Writer {
     }
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 struct Tables<'t> {
     records: Table<'t, &'static [u8; 16], &'static [u8]>,
     states: Table<'t, &'static [u8; 16], &'static [u8]>,
@@ -446,7 +447,7 @@ impl<'t> Tables<'t> {
                 }
                 Ok(StoreOutcome::Confirmed)
             }
-            StoreOp::State(_) | StoreOp::List { .. } => Ok(StoreOutcome::Unavailable),
+            StoreOp::State(_) | StoreOp::List { .. } | StoreOp::Bury(_) => Ok(StoreOutcome::Unavailable),
         }
     }
 
