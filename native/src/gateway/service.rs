@@ -89,7 +89,7 @@ pub async fn serve(
     let (exchange, step) = worker
         .with_local(|local| Exchange::begin(&rules, &worker.live, &mut Context { head: &head, now: now(), local }));
     let drive = Drive { worker: &worker, head: &head, upload: &upload, exchange, answer: None, lease: None };
-    let (mut drive, reply) = drive.to_the_answer(step).await;
+    let (mut drive, reply) = drive.drive(step).await;
     drive.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     let Drive { exchange, answer, lease, .. } = drive;
     let ending = Box::new(Ending {
@@ -101,7 +101,7 @@ pub async fn serve(
         lease,
         connection: None,
     });
-    Ok(respond(reply, answer, upgrade, ending))
+    Ok(respond(*reply, answer, upgrade, ending))
 }
 
 /// A response head from an origin, with what it came over.
@@ -121,7 +121,7 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    async fn to_the_answer(mut self, mut step: Step) -> (Self, Box<Reply>) {
+    async fn drive(mut self, mut step: Step) -> (Self, Box<Reply>) {
         loop {
             step = match step {
                 Step::Respond(reply) => return (self, reply),
@@ -285,12 +285,12 @@ impl Drive<'_> {
 }
 
 fn respond(
-    reply: Box<Reply>,
+    reply: Reply,
     answer: Option<Answer>,
     upgrade: Option<OnUpgrade>,
     mut ending: Box<Ending>,
 ) -> Response<Download> {
-    let Reply { status, head, body, .. } = *reply;
+    let Reply { status, head, body, .. } = reply;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let sticky = ending.exchange.rules().config.balance.sticky.cookie_name.clone();
     match (body, answer) {
