@@ -49,6 +49,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "upgrade",
     "connection",
     "content-type",
+    "content-length",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -182,6 +183,10 @@ impl Exchange {
         let key = forward::shard_key(route, &found, head);
         self.purpose = Purpose::Route { index: found.index, key };
         self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
+        let length = crate::http::header_text(head, "content-length").and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > rules.config.limits.body.0) {
+            return Err(body_too_large());
+        }
         if preflight.is_some() {
             if let Some(rule) = &route.cors {
                 return Ok(cors::answer_preflight(rule, head));
@@ -309,6 +314,14 @@ impl Exchange {
         self.head_micros = Some(micros);
     }
 
+    /// The request body grew beyond `limits.body` on its way to the origin.
+    pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
+        self.awaiting = Awaiting::Nothing;
+        self.forward.forget();
+        let decided = self.without_answer(body_too_large(), cx);
+        self.step(decided, cx)
+    }
+
     /// The end, once: what may be done now, and may be lost.
     pub fn finished(&mut self, how: Finished, now: Timestamp, local: &mut Local) -> After {
         let confirm = self.confirm.take().filter(|(id, generation)| self.live.confirm_due(*id, *generation));
@@ -392,6 +405,10 @@ impl Exchange {
         }
         Step::Respond(Box::new(reply))
     }
+}
+
+fn body_too_large() -> Problem {
+    Problem::new(ProblemCode::BodyTooLarge, "larger than limits.body")
 }
 
 /// A shell fed an event that was not asked for: a fault of ours, and no reason to stop the process.

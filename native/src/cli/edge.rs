@@ -4,9 +4,11 @@
 //! bindings: `--dev` writes them to `.dev.vars`, which `wrangler dev` reads and git ignores, and without it this prints
 //! which ones to put.
 
-use std::env;
-use std::fs;
-use std::io::{self, Write};
+#![allow(clippy::print_stdout, reason = "what was written is said to the one who typed the command")]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,14 +17,15 @@ use edgekeep_core::config::{
 };
 use edgekeep_core::token::{EdgeRole, KeyRing};
 
-use super::data::{DataError, demo_files};
+use super::settings::Settings;
+use super::{Failure, files};
 
 /// Where `edgekeep demo` keeps its data.
+#[cfg(feature = "demo")]
 const DEMO: &str = "data/demo";
 /// Where a demo's gateway listens.
 const DEMO_AUTHORITY: &str = "http://127.0.0.1:8080";
 
-/// Write what the Worker is built with
 #[derive(Args)]
 pub struct EdgeOptions {
     /// The region's configuration; with --dev, the demo's when it is left out
@@ -39,92 +42,62 @@ pub struct EdgeOptions {
     out: PathBuf,
 }
 
-/// Why there is nothing that the Worker could be built with.
-#[derive(Debug, thiserror::Error)]
-enum EdgeError {
-    #[error("{0}: {1}")]
-    Io(PathBuf, io::Error),
-    #[error("{0} is missing: start `edgekeep demo` once, or name a configuration with --config")]
-    NoDemo(PathBuf),
-    #[error("name the region's configuration with --config, or its demo with --dev")]
-    NoConfig,
-    #[error("name the session authority with --authority, a region's URL")]
-    NoAuthority,
-    #[error("--authority durable_object is not built yet: give the URL of a native region")]
-    DurableObject,
-    #[error("--authority: found {0:?}, allowed: an https:// URL, or http:// to loopback, without path and query")]
-    BadAuthority(String),
-    #[error("the edge cannot do this:\n{}", .0.join("\n"))]
-    Refused(Vec<String>),
-    #[error("{0}: {1}")]
-    Invalid(PathBuf, String),
-    #[error("{key}: the environment variable {name} is not set")]
-    Unset { key: &'static str, name: String },
-    #[error(transparent)]
-    Data(#[from] DataError),
-}
-
 /// What goes to the Worker as bindings: name and value.
 type Secrets = Vec<(String, String)>;
 
 /// Writes `config.json`, and with `--dev` also `.dev.vars`.
-pub fn run(options: &EdgeOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let path = match &options.config {
-        Some(path) => path.clone(),
-        None if options.dev => PathBuf::from(DEMO).join("edgekeep.toml"),
-        None => return Err(EdgeError::NoConfig.into()),
-    };
-    let text = fs::read_to_string(&path).map_err(|error| match options.config {
-        None if error.kind() == io::ErrorKind::NotFound => EdgeError::NoDemo(path.clone()),
-        _ => EdgeError::Io(path.clone(), error),
-    })?;
-    let config = Config::from_toml(&text).map_err(|errors| EdgeError::Invalid(path.clone(), errors.to_string()))?;
+pub fn run(options: &EdgeOptions) -> Result<(), Failure> {
     let authority = authority(options)?;
-    let refused = refusals(&config, options.dev);
+    let settings = Settings::read(&source(options)?)?;
+    let refused = refusals(&settings.config, options.dev);
     if !refused.is_empty() {
-        return Err(EdgeError::Refused(refused).into());
+        return Err(format!("the edge cannot do this:\n{}", refused.join("\n")).into());
     }
-    let edge = for_edge(&config, authority);
-    let secrets = match (options.dev, &options.config) {
-        (false, _) => None,
-        (true, None) => {
-            let files = demo_files(Path::new(DEMO))?;
-            Some(dev_secrets(&config, &edge, &files.keys, Some(files.edge_token), Path::new("."))?)
-        }
-        (true, Some(path)) => {
-            let folder = path.parent().unwrap_or(Path::new("."));
-            let keys = read_keys(&folder.join(&config.session.keys))?;
-            Some(dev_secrets(&config, &edge, &keys, None, folder)?)
-        }
-    };
+    let edge = for_edge(&settings.config, authority);
+    // Everything is known before anything is written.
+    let secrets = options.dev.then(|| dev_secrets(&settings, &edge, options.config.is_none())).transpose()?;
 
-    fs::create_dir_all(&options.out).map_err(|error| EdgeError::Io(options.out.clone(), error))?;
-    write(&options.out.join("config.json"), &edge.to_json(), 0o644)?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "wrote {}", options.out.join("config.json").display())?;
-    if let Some(secrets) = secrets {
-        let vars = options.out.parent().unwrap_or(Path::new("")).join(".dev.vars");
-        let lines: String = secrets.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
-        write(&vars, &lines, 0o600)?;
-        writeln!(out, "wrote {}, which holds secrets", vars.display())?;
-    } else {
-        let keys = format!("EDGEKEEP_KEYS (edgekeep keys export --edge), {}", bindings(&edge).join(", "));
-        writeln!(out, "give the Worker its secrets with `wrangler secret put`: {keys}")?;
+    fs::create_dir_all(&options.out).map_err(|e| format!("--out: cannot make {}: {e}", options.out.display()))?;
+    let bundled = options.out.join("config.json");
+    write(&bundled, &edge.to_json(), 0o644)?;
+    println!("wrote {}", bundled.display());
+    match secrets {
+        Some(secrets) => {
+            let vars = options.out.parent().unwrap_or(Path::new("")).join(".dev.vars");
+            let lines: String = secrets.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+            write(&vars, &lines, 0o600)?;
+            println!("wrote {}, which holds secrets", vars.display());
+        }
+        None => println!(
+            "give the Worker its secrets with `wrangler secret put`: EDGEKEEP_KEYS (`edgekeep keys export --edge`), {}",
+            bindings(&edge).join(", ")
+        ),
     }
     Ok(())
 }
 
-fn authority(options: &EdgeOptions) -> Result<Authority, EdgeError> {
+/// The region's configuration file.
+fn source(options: &EdgeOptions) -> Result<PathBuf, Failure> {
+    match &options.config {
+        Some(path) => Ok(path.clone()),
+        #[cfg(feature = "demo")]
+        None if options.dev => super::demo::configuration_file(Path::new(DEMO)),
+        None => Err("--config: name the region's configuration".into()),
+    }
+}
+
+fn authority(options: &EdgeOptions) -> Result<Authority, Failure> {
     let text = match &options.authority {
         Some(text) => text.as_str(),
         None if options.dev => DEMO_AUTHORITY,
-        None => return Err(EdgeError::NoAuthority),
+        None => return Err("--authority: name the session authority, a region's URL".into()),
     };
     if text == "durable_object" {
-        return Err(EdgeError::DurableObject);
+        return Err("--authority: durable_object is not built yet; give the URL of a native region".into());
     }
     let url = WebUrl::parse(text).filter(|url| url.is_private() && url.path == "/");
-    url.map(Authority::Url).ok_or_else(|| EdgeError::BadAuthority(text.to_owned()))
+    let allowed = "an https:// URL, or http:// to loopback, without path and query";
+    url.map(Authority::Url).ok_or_else(|| format!("--authority: found {text:?}, allowed: {allowed}").into())
 }
 
 /// What a Worker cannot do, one line each. On this machine, workerd reaches any origin.
@@ -186,52 +159,55 @@ fn bindings(edge: &Config) -> Vec<&str> {
     [&edge.edge.credential, &edge.balance.origin_key].into_iter().filter_map(|source| source.env.as_deref()).collect()
 }
 
-fn dev_secrets(
-    config: &Config,
-    edge: &Config,
-    keys: &KeyRing,
-    edge_token: Option<String>,
-    folder: &Path,
-) -> Result<Secrets, EdgeError> {
-    let exported = keys.edge_export(EdgeRole::BesideRegion).to_json();
-    // On one line, since that is what .dev.vars holds.
-    let keys: String = exported.lines().map(str::trim).collect();
-    let mut secrets = vec![("EDGEKEEP_KEYS".to_owned(), keys)];
-    let token = match edge_token {
-        Some(token) => token,
-        None => secret("edge.credential", &config.edge.credential, folder)?,
+/// The Worker's bindings for this machine. Of the demo, what is missing is made as the demo makes it.
+fn dev_secrets(settings: &Settings, edge: &Config, demo: bool) -> Result<Secrets, Failure> {
+    let config = &settings.config;
+    let path = settings.path(&config.session.keys);
+    let keys = match demo {
+        true => files::keys(&path, config.session.algorithm)?.0,
+        false => {
+            let text = files::read_private(&path, "session.keys")?;
+            let text = text.ok_or_else(|| format!("session.keys: {} does not exist", path.display()))?;
+            KeyRing::from_json(&text).map_err(|e| format!("session.keys: {}: {e}", path.display()))?
+        }
     };
-    secrets.extend(edge.edge.credential.env.clone().map(|name| (name, token)));
-    if let Some(name) = edge.balance.origin_key.env.clone() {
-        secrets.push((name, secret("balance.origin_key", &config.balance.origin_key, folder)?));
+    // On one line, since that is what .dev.vars holds.
+    let exported = keys.edge_export(EdgeRole::BesideRegion).to_json();
+    let mut secrets = vec![("EDGEKEEP_KEYS".to_owned(), exported.lines().map(str::trim).collect())];
+    let credential = files::configured(&config.edge.credential, "edge.credential", &settings.base)?;
+    let credential = match credential {
+        None if demo => Some(files::secret(&settings.path("edge-token"))?.0),
+        given => given,
+    };
+    let origin_key = files::configured(&config.balance.origin_key, "balance.origin_key", &settings.base)?;
+    for (key, name, value) in [
+        ("edge.credential", &edge.edge.credential.env, credential),
+        ("balance.origin_key", &edge.balance.origin_key.env, origin_key),
+    ] {
+        if let Some(name) = name {
+            let value = value.ok_or_else(|| format!("{key}: is not set, and the Worker needs it as {name}"))?;
+            // One of two credentials may be shown; the first is the newer.
+            let value = value.split(',').next().unwrap_or_default().trim().to_owned();
+            secrets.push((name.clone(), value));
+        }
+    }
+    if secrets.iter().any(|(_, value)| value.contains('\'')) {
+        return Err("a secret holds a single quote, which .dev.vars cannot".into());
     }
     Ok(secrets)
 }
 
-fn secret(key: &'static str, source: &SecretSource, folder: &Path) -> Result<String, EdgeError> {
-    if let Some(file) = &source.file {
-        let path = folder.join(file);
-        let text = fs::read_to_string(&path).map_err(|error| EdgeError::Io(path, error))?;
-        return Ok(text.trim().to_owned());
-    }
-    let name = source.env.clone().unwrap_or_default();
-    env::var(&name).ok().filter(|value| !value.is_empty()).ok_or(EdgeError::Unset { key, name })
-}
-
-fn read_keys(path: &Path) -> Result<KeyRing, EdgeError> {
-    let text = fs::read_to_string(path).map_err(|error| EdgeError::Io(path.to_owned(), error))?;
-    KeyRing::from_json(&text).map_err(|error| DataError::Keys(path.to_owned(), error).into())
-}
-
 /// Replaces the file as a whole, so that a build beside this never reads half of it.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), EdgeError> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = |error| EdgeError::Io(path.to_owned(), error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let failed = |e| format!("cannot write {}: {e}", path.display());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let _ = fs::remove_file(&new);
+    let mut open = OpenOptions::new();
+    let mut file = open.write(true).create_new(true).mode(mode).open(&new).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
-    file.persist(path).map(|_| ()).map_err(|error| failed(error.error))
+    fs::rename(&new, path).map_err(|e| failed(e).into())
 }
 
 #[cfg(test)]
@@ -265,9 +241,10 @@ mod tests {
         let read = |text: &str| authority(&options(text)).map(|authority| authority.to_string());
         assert_eq!(read("https://region.example").unwrap(), "https://region.example/");
         assert_eq!(read("http://127.0.0.1:8080/").unwrap(), "http://127.0.0.1:8080/");
-        assert!(matches!(read("durable_object"), Err(EdgeError::DurableObject)));
+        let refused = |text: &str| read(text).unwrap_err().to_string();
+        assert!(refused("durable_object").contains("not built yet"));
         for text in ["local", "http://region.example", "https://region.example/api", "https://region.example/?x"] {
-            assert!(matches!(read(text), Err(EdgeError::BadAuthority(_))), "{text}");
+            assert!(refused(text).contains("allowed: an https:// URL"), "{text}");
         }
     }
 
