@@ -36,14 +36,19 @@ pub struct Forward<'a> {
     pub edits: &'a HeaderEdits,
 }
 
+/// What workerd would pass on, unlike the other headers of one connection. It takes the origin's 100 for its answer when
+/// `expect` went there.
+const NEVER_SENT: [&str; 3] = ["expect", "proxy-authorization", "proxy-connection"];
+
 impl Forward<'_> {
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(512);
         // Writing to a String never fails.
         let _ = writeln!(out, "F{} {} {}", self.number, self.timeout, self.buffer);
         one_line(&mut out, self.url);
-        // workerd passes `expect: 100-continue` on and then takes the origin's 100 for its answer.
-        line(&mut out, '-', "expect");
+        for name in NEVER_SENT {
+            line(&mut out, '-', name);
+        }
         edits(&mut out, self.edits, &[], "");
         out
     }
@@ -89,6 +94,8 @@ pub fn response_edits(head: &HeaderEdits, set_cookie: &[&str], sticky: &str, end
     let mut out = String::with_capacity(128);
     out.push('E');
     ending.encode(&mut out);
+    // The one header of the origin's connection that workerd passes on.
+    line(&mut out, '-', "proxy-authenticate");
     edits(&mut out, head, set_cookie, sticky);
     out
 }
@@ -162,7 +169,7 @@ mod tests {
         let plan = Forward { number: 7, timeout: 500, buffer: 10, url: "https://o.example/a\n-b", edits: &head };
         assert_eq!(
             plan.encode(),
-            "F7 500 10\nhttps://o.example/a-b\n-expect\n-team\n*x-edgekeep-\n=x-edgekeep-user:42=x-admin:1"
+            "F7 500 10\nhttps://o.example/a-b\n-expect\n-proxy-authorization\n-proxy-connection\n-team\n*x-edgekeep-\n=x-edgekeep-user:42=x-admin:1"
         );
     }
 
@@ -186,11 +193,11 @@ mod tests {
         let lines = ["theirs=1; Path=/", "dab_route=forged", "__Host-edgekeep-at=forged"];
         assert_eq!(
             response_edits(&head, &lines, "DAB_ROUTE", &ending()),
-            "E-\n3 /{rest..}\n-set-cookie\n+set-cookie:theirs=1; Path=/\n+set-cookie:DAB_ROUTE=new"
+            "E-\n3 /{rest..}\n-proxy-authenticate\n-set-cookie\n+set-cookie:theirs=1; Path=/\n+set-cookie:DAB_ROUTE=new"
         );
         assert_eq!(
             response_edits(&head, &lines[..1], "DAB_ROUTE", &ending()),
-            "E-\n3 /{rest..}\n+set-cookie:DAB_ROUTE=new"
+            "E-\n3 /{rest..}\n-proxy-authenticate\n+set-cookie:DAB_ROUTE=new"
         );
     }
 }
