@@ -12,7 +12,7 @@ use edgekeep_core::exchange::{
     Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody,
     Rules, SessionAnswer, Step,
 };
-use edgekeep_core::http::Peer;
+use edgekeep_core::http::{Peer, Problem};
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
@@ -86,8 +86,13 @@ pub async fn serve(
     let rules = worker.rules.load_full();
     let upload = Upload::new(incoming, rules.config.limits.body.0);
     let head = RequestHead { parts: &parts, peer };
-    let (exchange, step) = worker
-        .with_local(|local| Exchange::begin(&rules, &worker.live, &mut Context { head: &head, now: now(), local }));
+    let (exchange, step) = worker.with_local(|local| {
+        let cx = &mut Context { head: &head, now: now(), local };
+        if head.size() > rules.config.server.max_header_bytes.0 {
+            return Exchange::begin_refused(&rules, &worker.live, Problem::headers_too_large(), cx);
+        }
+        Exchange::begin(&rules, &worker.live, cx)
+    });
     let drive = Drive { worker: &worker, head: &head, upload: &upload, exchange, answer: None, lease: None };
     let (mut drive, reply) = drive.drive(step).await;
     drive.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
