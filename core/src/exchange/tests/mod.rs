@@ -3,7 +3,9 @@
 //! request that an origin saw and every step on the way.
 
 mod authorize;
+mod cookies;
 mod edge;
+mod limits;
 mod oauth;
 mod paths;
 mod refresh;
