@@ -2,10 +2,12 @@
 //! memory and origins that do what a test says. `run` takes a request and returns what its client saw, with every
 //! request that an origin saw and every step on the way.
 
+mod auth;
 mod authorize;
 mod cookies;
 mod edge;
 mod limits;
+mod metrics;
 mod oauth;
 mod paths;
 mod refresh;
