@@ -186,6 +186,7 @@ impl Exchange {
             if let Some(rule) = &route.cors {
                 return Ok(cors::answer_preflight(rule, head));
             }
+            self.note_own_token(cx);
             return self.place(cx);
         }
         self.admit(route.auth, cx)
@@ -367,9 +368,15 @@ impl Exchange {
         }
     }
 
-    /// Turns a refusal into the last step, and notes what the client gets.
+    /// Turns a refusal into the last step, and notes what the client gets. A write that was marked ends its mark first.
     fn step(&mut self, decided: Decided, cx: &mut Context<'_>) -> Step {
-        let mut step = decided.unwrap_or_else(|problem| self.refuse(&problem));
+        let mut step = match decided {
+            Ok(step) => step,
+            Err(problem) => match self.refused_write(problem) {
+                Ok(end_write) => end_write,
+                Err(problem) => self.refuse(&problem),
+            },
+        };
         if let Step::Respond(reply) = &mut step {
             self.awaiting = Awaiting::Nothing;
             self.status = reply.status;

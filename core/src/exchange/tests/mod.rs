@@ -4,15 +4,19 @@
 
 mod auth;
 mod authorize;
+mod cache;
 mod cookies;
 mod edge;
+mod headers;
 mod limits;
 mod metrics;
 mod oauth;
+mod origins;
 mod paths;
 mod refresh;
 mod request;
 mod sessions;
+mod shards;
 mod sticky;
 mod store;
 
