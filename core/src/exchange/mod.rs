@@ -135,16 +135,32 @@ type Decided = Result<Step, Problem>;
 impl Exchange {
     /// Decides about a request as far as that needs no effect.
     pub fn begin(rules: &Arc<Rules>, live: &Arc<Live>, cx: &mut Context<'_>) -> (Exchange, Step) {
-        let mut client = resolve_client(cx.head, &rules.config.server.trusted_proxies, false);
+        let mut exchange = Exchange::new(rules, live, cx);
+        let decided = exchange.first(cx);
+        let step = exchange.step(decided, cx);
+        (exchange, step)
+    }
+
+    /// A request that the shell itself has to refuse, for what core does not see of it.
+    pub fn begin_refused(
+        rules: &Arc<Rules>,
+        live: &Arc<Live>,
+        problem: Problem,
+        cx: &mut Context<'_>,
+    ) -> (Exchange, Step) {
+        let mut exchange = Exchange::new(rules, live, cx);
+        let step = exchange.step(Err(problem), cx);
+        (exchange, step)
+    }
+
+    fn new(rules: &Arc<Rules>, live: &Arc<Live>, cx: &Context<'_>) -> Exchange {
         let edge = cx.head.header("x-edgekeep-edge");
-        if rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential)) {
-            // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
-            client = resolve_client(cx.head, &rules.config.server.trusted_proxies, true);
-        }
-        let mut exchange = Exchange {
+        // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
+        let proven = rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential));
+        Exchange {
             rules: rules.clone(),
             live: live.clone(),
-            client,
+            client: resolve_client(cx.head, &rules.config.server.trusted_proxies, proven),
             cookies: Cookies::default(),
             purpose: Purpose::Unknown,
             identity: None,
@@ -154,10 +170,7 @@ impl Exchange {
             confirm: None,
             status: 0,
             head_micros: None,
-        };
-        let decided = exchange.first(cx);
-        let step = exchange.step(decided, cx);
-        (exchange, step)
+        }
     }
 
     fn first(&mut self, cx: &mut Context<'_>) -> Decided {
@@ -191,6 +204,7 @@ impl Exchange {
             if let Some(rule) = &route.cors {
                 return Ok(cors::answer_preflight(rule, head));
             }
+            self.note_own_token(cx);
             return self.place(cx);
         }
         self.admit(route.auth, cx)
@@ -317,9 +331,8 @@ impl Exchange {
     /// The request body grew beyond `limits.body` on its way to the origin.
     pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
         self.awaiting = Awaiting::Nothing;
-        self.forward.forget();
-        let decided = self.without_answer(body_too_large(), cx);
-        self.step(decided, cx)
+        self.forward.give_up();
+        self.step(Err(body_too_large()), cx)
     }
 
     /// The end, once: what may be done now, and may be lost.
@@ -380,9 +393,15 @@ impl Exchange {
         }
     }
 
-    /// Turns a refusal into the last step, and notes what the client gets.
+    /// Turns a refusal into the last step, and notes what the client gets. A write that was marked ends its mark first.
     fn step(&mut self, decided: Decided, cx: &mut Context<'_>) -> Step {
-        let mut step = decided.unwrap_or_else(|problem| self.refuse(&problem));
+        let mut step = match decided {
+            Ok(step) => step,
+            Err(problem) => match self.refused_write(problem) {
+                Ok(end_write) => end_write,
+                Err(problem) => self.refuse(&problem),
+            },
+        };
         if let Step::Respond(reply) = &mut step {
             self.awaiting = Awaiting::Nothing;
             self.status = reply.status;
