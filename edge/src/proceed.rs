@@ -145,7 +145,10 @@ async fn load_map(authority: &Authority, store: Option<&KvStore>, asked_at: Opti
         if let Some((checked_at, map)) = text.as_deref().and_then(kept_map)
             && asked_at.since(checked_at) < MAP_BELIEVED
         {
-            with(|isolate| isolate.adopt(map));
+            with(|isolate| {
+                isolate.adopt(map);
+                isolate.map_asked_at = Some(checked_at);
+            });
             return None;
         }
     }
