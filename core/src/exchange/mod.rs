@@ -135,16 +135,32 @@ type Decided = Result<Step, Problem>;
 impl Exchange {
     /// Decides about a request as far as that needs no effect.
     pub fn begin(rules: &Arc<Rules>, live: &Arc<Live>, cx: &mut Context<'_>) -> (Exchange, Step) {
-        let mut client = resolve_client(cx.head, &rules.config.server.trusted_proxies, false);
+        let mut exchange = Exchange::new(rules, live, cx);
+        let decided = exchange.first(cx);
+        let step = exchange.step(decided, cx);
+        (exchange, step)
+    }
+
+    /// A request that the shell itself has to refuse, for what core does not see of it.
+    pub fn begin_refused(
+        rules: &Arc<Rules>,
+        live: &Arc<Live>,
+        problem: Problem,
+        cx: &mut Context<'_>,
+    ) -> (Exchange, Step) {
+        let mut exchange = Exchange::new(rules, live, cx);
+        let step = exchange.step(Err(problem), cx);
+        (exchange, step)
+    }
+
+    fn new(rules: &Arc<Rules>, live: &Arc<Live>, cx: &Context<'_>) -> Exchange {
         let edge = cx.head.header("x-edgekeep-edge");
-        if rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential)) {
-            // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
-            client = resolve_client(cx.head, &rules.config.server.trusted_proxies, true);
-        }
-        let mut exchange = Exchange {
+        // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
+        let proven = rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential));
+        Exchange {
             rules: rules.clone(),
             live: live.clone(),
-            client,
+            client: resolve_client(cx.head, &rules.config.server.trusted_proxies, proven),
             cookies: Cookies::default(),
             purpose: Purpose::Unknown,
             identity: None,
@@ -154,10 +170,7 @@ impl Exchange {
             confirm: None,
             status: 0,
             head_micros: None,
-        };
-        let decided = exchange.first(cx);
-        let step = exchange.step(decided, cx);
-        (exchange, step)
+        }
     }
 
     fn first(&mut self, cx: &mut Context<'_>) -> Decided {

@@ -11,6 +11,16 @@ pub struct RequestHead<'a> {
     pub peer: Peer,
 }
 
+impl RequestHead<'_> {
+    /// Bytes of target and headers, as `server.max_header_bytes` counts them. hyper's own limit is on its read buffer,
+    /// which a head that arrives at once may pass.
+    pub fn size(&self) -> u64 {
+        let target = self.parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        let headers: usize = self.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        (target + headers) as u64
+    }
+}
+
 impl Head for RequestHead<'_> {
     fn method(&self) -> &str {
         self.parts.method.as_str()

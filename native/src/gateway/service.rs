@@ -12,7 +12,7 @@ use edgekeep_core::exchange::{
     Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody,
     Rules, SessionAnswer, Step,
 };
-use edgekeep_core::http::Peer;
+use edgekeep_core::http::{Peer, Problem};
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
