@@ -36,6 +36,13 @@ pub(super) struct Forward {
     pub cache: super::cached::Progress,
 }
 
+impl Forward {
+    /// The attempt under way is given up.
+    pub fn forget(&mut self) {
+        self.current = None;
+    }
+}
+
 /// The shard of a request.
 #[derive(Clone, Debug)]
 struct Placed {

@@ -49,6 +49,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "upgrade",
     "connection",
     "content-type",
+    "content-length",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -134,16 +135,32 @@ type Decided = Result<Step, Problem>;
 impl Exchange {
     /// Decides about a request as far as that needs no effect.
     pub fn begin(rules: &Arc<Rules>, live: &Arc<Live>, cx: &mut Context<'_>) -> (Exchange, Step) {
-        let mut client = resolve_client(cx.head, &rules.config.server.trusted_proxies, false);
+        let mut exchange = Exchange::new(rules, live, cx);
+        let decided = exchange.first(cx);
+        let step = exchange.step(decided, cx);
+        (exchange, step)
+    }
+
+    /// A request that the shell itself has to refuse, for what core does not see of it.
+    pub fn begin_refused(
+        rules: &Arc<Rules>,
+        live: &Arc<Live>,
+        problem: Problem,
+        cx: &mut Context<'_>,
+    ) -> (Exchange, Step) {
+        let mut exchange = Exchange::new(rules, live, cx);
+        let step = exchange.step(Err(problem), cx);
+        (exchange, step)
+    }
+
+    fn new(rules: &Arc<Rules>, live: &Arc<Live>, cx: &Context<'_>) -> Exchange {
         let edge = cx.head.header("x-edgekeep-edge");
-        if rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential)) {
-            // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
-            client = resolve_client(cx.head, &rules.config.server.trusted_proxies, true);
-        }
-        let mut exchange = Exchange {
+        // The edge credential proves that the peer is our Worker: a proxy whose word about the client is believed.
+        let proven = rules.site == Site::Native && edge.is_some_and(|credential| rules.secrets.is_edge(credential));
+        Exchange {
             rules: rules.clone(),
             live: live.clone(),
-            client,
+            client: resolve_client(cx.head, &rules.config.server.trusted_proxies, proven),
             cookies: Cookies::default(),
             purpose: Purpose::Unknown,
             identity: None,
@@ -153,10 +170,7 @@ impl Exchange {
             confirm: None,
             status: 0,
             head_micros: None,
-        };
-        let decided = exchange.first(cx);
-        let step = exchange.step(decided, cx);
-        (exchange, step)
+        }
     }
 
     fn first(&mut self, cx: &mut Context<'_>) -> Decided {
@@ -182,6 +196,10 @@ impl Exchange {
         let key = forward::shard_key(route, &found, head);
         self.purpose = Purpose::Route { index: found.index, key };
         self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
+        let length = crate::http::header_text(head, "content-length").and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > rules.config.limits.body.0) {
+            return Err(body_too_large());
+        }
         if preflight.is_some() {
             if let Some(rule) = &route.cors {
                 return Ok(cors::answer_preflight(rule, head));
@@ -309,6 +327,14 @@ impl Exchange {
         self.head_micros = Some(micros);
     }
 
+    /// The request body grew beyond `limits.body` on its way to the origin.
+    pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
+        self.awaiting = Awaiting::Nothing;
+        self.forward.forget();
+        let decided = self.without_answer(body_too_large(), cx);
+        self.step(decided, cx)
+    }
+
     /// The end, once: what may be done now, and may be lost.
     pub fn finished(&mut self, how: Finished, now: Timestamp, local: &mut Local) -> After {
         let confirm = self.confirm.take().filter(|(id, generation)| self.live.confirm_due(*id, *generation));
@@ -392,6 +418,10 @@ impl Exchange {
         }
         Step::Respond(Box::new(reply))
     }
+}
+
+fn body_too_large() -> Problem {
+    Problem::new(ProblemCode::BodyTooLarge, "larger than limits.body")
 }
 
 /// A shell fed an event that was not asked for: a fault of ours, and no reason to stop the process.

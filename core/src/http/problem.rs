@@ -91,6 +91,11 @@ impl Problem {
         Problem { code, detail: detail.into(), retry_after: None, clear_cookies: false }
     }
 
+    /// More than `server.max_header_bytes`.
+    pub fn headers_too_large() -> Problem {
+        Problem::new(ProblemCode::HeadersTooLarge, "target and headers are larger than server.max_header_bytes")
+    }
+
     pub fn retry_after(mut self, seconds: u64) -> Problem {
         self.retry_after = Some(seconds.max(1));
         self

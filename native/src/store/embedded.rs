@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::{Load, format};
+use crate::gateway::clock::now;
 
 /// The original's record: session → JSON. Never rewritten.
 const RECORDS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("records");
@@ -89,8 +90,7 @@ impl Embedded {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| OpenError::Folder(folder.display().to_string(), e))?;
         }
-        let database =
-            Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
+        let database = Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
         make_tables(&database)?;
         let (writes, write_queue) = sync_channel(QUEUE);
         let (reads, read_queue) = sync_channel(QUEUE);
@@ -113,6 +113,12 @@ impl Embedded {
             return StoreOutcome::Unavailable;
         }
         outcome.await.unwrap_or(StoreOutcome::Unavailable)
+    }
+
+    /// Performs an operation that nobody waits for.
+    pub fn forget(&self, op: StoreOp) {
+        let (answer, _) = oneshot::channel();
+        let _ = self.writes.try_send(Write::Op(op, answer));
     }
 
     pub async fn load(&self, id: SessionId, checked_at: Timestamp) -> Load {
@@ -214,7 +220,7 @@ fn read_op(database: &Database, op: &StoreOp) -> Result<StoreOutcome, Failure> {
             let records = read.open_table(RECORDS)?;
             let mut rows = Vec::new();
             for entry in read.open_table(INDEX)?.range(user_range(user))? {
-                let (key, ()) = { let (key, _) = entry?; (key, ()) };
+                let (key, _) = entry?;
                 let id = SessionId(*key.value().2);
                 let Some(state) = decoded(states.get(&id.0)?.map(|v| v.value().to_vec()), id) else { continue };
                 let Some(record) = records.get(&id.0)? else { continue };
@@ -356,11 +362,6 @@ impl Writer {
     }
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 struct Tables<'t> {
     records: Table<'t, &'static [u8; 16], &'static [u8]>,
     states: Table<'t, &'static [u8; 16], &'static [u8]>,
@@ -446,7 +447,7 @@ impl<'t> Tables<'t> {
                 }
                 Ok(StoreOutcome::Confirmed)
             }
-            StoreOp::State(_) | StoreOp::List { .. } => Ok(StoreOutcome::Unavailable),
+            StoreOp::State(_) | StoreOp::List { .. } | StoreOp::Bury(_) => Ok(StoreOutcome::Unavailable),
         }
     }
 
@@ -523,4 +524,169 @@ struct Member {
     id: SessionId,
     idle: Timestamp,
     absolute: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use edgekeep_core::session::{Found, NearCache, Rotate};
+    use edgekeep_core::shard::{HashKind, ShardKey};
+    use edgekeep_core::{Entropy, Millis, UserIdKind};
+
+    use super::*;
+
+    struct Opened {
+        store: Embedded,
+        near: Arc<NearCache>,
+        path: std::path::PathBuf,
+        _folder: tempfile::TempDir,
+    }
+
+    fn open() -> Opened {
+        let folder = tempfile::tempdir().unwrap();
+        let near = Arc::new(NearCache::new(100, &mut Entropy::for_tests(1)));
+        let path = folder.path().join("deep/store.redb");
+        Opened { store: Embedded::open(&path, near.clone()).unwrap(), near, path, _folder: folder }
+    }
+
+    fn user() -> UserId {
+        UserId::new("42").unwrap()
+    }
+
+    fn new(id: u8, created: u64) -> Box<NewSession> {
+        Box::new(NewSession {
+            id: SessionId([id; 16]),
+            user: user(),
+            user_kind: UserIdKind::Integer,
+            device_info: serde_json::json!({"n": id}),
+            created_at: Timestamp(created),
+            client_id: "app".into(),
+            access_ttl: None,
+            key_id: 1,
+            absolute: Timestamp(u64::MAX / 2),
+            idle: Timestamp(u64::MAX / 4),
+            max_per_user: 3,
+            evict_oldest: true,
+        })
+    }
+
+    async fn ids(store: &Embedded) -> Vec<u8> {
+        match store.perform(StoreOp::List { user: user(), now: Timestamp(10) }).await {
+            StoreOutcome::Listed(rows) => rows.iter().map(|row| row.id.0[0]).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rotate(id: u8, presented: u32) -> StoreOp {
+        StoreOp::Rotate(Rotate {
+            id: SessionId([id; 16]),
+            presented,
+            now: Timestamp(5),
+            key_id: 2,
+            device: None,
+            idle_ttl: Millis(1_000),
+        })
+    }
+
+    #[tokio::test]
+    async fn the_oldest_session_makes_room_or_the_newest_is_refused() {
+        let Opened { store, .. } = open();
+        for id in 1..=4 {
+            assert_eq!(store.perform(StoreOp::Create(new(id, u64::from(id)))).await, StoreOutcome::Created);
+        }
+        assert_eq!(ids(&store).await, [2, 3, 4]);
+        let refusing = Box::new(NewSession { evict_oldest: false, ..*new(5, 5) });
+        assert_eq!(store.perform(StoreOp::Create(refusing)).await, StoreOutcome::Full);
+        assert_eq!(ids(&store).await, [2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_taken_is_never_overwritten() {
+        let Opened { store, .. } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        let other = Box::new(NewSession { user: UserId::new("43").unwrap(), ..*new(1, 2) });
+        assert_eq!(store.perform(StoreOp::Create(other)).await, StoreOutcome::Unavailable);
+        assert_eq!(ids(&store).await, [1]);
+    }
+
+    #[tokio::test]
+    async fn a_rotation_applies_once_and_a_second_one_gets_the_state() {
+        let Opened { store, .. } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        let StoreOutcome::Rotated(state) = store.perform(rotate(1, 0)).await else { panic!("must rotate") };
+        assert_eq!((state.counter, state.key_id), (1, 2));
+        let StoreOutcome::Mismatch(state, 0) = store.perform(rotate(1, 0)).await else { panic!("must not") };
+        assert_eq!(state.counter, 1);
+        assert_eq!(store.perform(rotate(9, 0)).await, StoreOutcome::Missing);
+    }
+
+    #[tokio::test]
+    async fn forty_rotations_of_one_token_rotate_it_once() {
+        let Opened { store, .. } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            let store = store.clone();
+            waiting.spawn(async move { store.perform(rotate(1, 0)).await });
+        }
+        let outcomes = waiting.join_all().await;
+        assert_eq!(outcomes.iter().filter(|o| matches!(o, StoreOutcome::Rotated(_))).count(), 1);
+        assert!(outcomes.iter().all(|o| matches!(o, StoreOutcome::Rotated(_) | StoreOutcome::Mismatch(..))));
+    }
+
+    #[tokio::test]
+    async fn a_revocation_leaves_nothing_behind_and_drops_the_near_copy_before_it_answers() {
+        let Opened { store, near, .. } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        let Load::Loaded(session) = store.load(SessionId([1; 16]), Timestamp(2)).await else { panic!("must load") };
+        near.fill(&near.begin(SessionId([1; 16]), &user()), &session);
+        let strangers = StoreOp::Revoke { id: SessionId([1; 16]), user: UserId::new("43").ok(), now: Timestamp(3) };
+        assert_eq!(store.perform(strangers).await, StoreOutcome::Revoked { count: 0, replicated: true });
+        assert!(matches!(near.find(SessionId([1; 16]), &user(), Timestamp(4)), Found::Verified(_)));
+        let op = StoreOp::Revoke { id: SessionId([1; 16]), user: Some(user()), now: Timestamp(3) };
+        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 1, replicated: true });
+        assert_eq!(near.find(SessionId([1; 16]), &user(), Timestamp(4)), Found::Nothing);
+        assert!(matches!(store.load(SessionId([1; 16]), Timestamp(5)).await, Load::Missing));
+        assert!(ids(&store).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn revoke_all_raises_the_epoch_and_revoke_others_keeps_one() {
+        let Opened { store, .. } = open();
+        for id in 1..=3 {
+            store.perform(StoreOp::Create(new(id, u64::from(id)))).await;
+        }
+        let op = StoreOp::RevokeOthers { user: user(), keep: SessionId([2; 16]), now: Timestamp(4) };
+        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 2, replicated: true });
+        assert_eq!(ids(&store).await, [2]);
+        let op = StoreOp::RevokeAll { user: user(), now: Timestamp(5) };
+        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 1, replicated: true });
+        store.perform(StoreOp::Create(new(7, 6))).await;
+        let StoreOutcome::State(state, 1) = store.perform(StoreOp::State(SessionId([7; 16]))).await else {
+            panic!("the epoch must be 1")
+        };
+        assert_eq!(state.epoch, 1, "created under the new epoch");
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_is_there_after_a_restart_and_expired_sessions_are_swept() {
+        let Opened { store, near, path, _folder } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        let expiring = Box::new(NewSession { absolute: Timestamp(100), idle: Timestamp(100), ..*new(2, 2) });
+        store.perform(StoreOp::Create(expiring)).await;
+        let map = ShardMap::first(HashKind::Siphash24, ShardKey([3; 16]), 2, std::collections::BTreeMap::new());
+        store.put_shard_map(&map).unwrap();
+        store.close();
+        drop(store);
+        let store = Embedded::open(&path, near).unwrap();
+        assert!(matches!(store.load(SessionId([1; 16]), Timestamp(3)).await, Load::Loaded(_)));
+        assert_eq!(store.shard_map().unwrap(), Some(map));
+        // The first sweep runs at once, with the real time, which is after 100.
+        for _ in 0..100 {
+            if matches!(store.load(SessionId([2; 16]), Timestamp(3)).await, Load::Missing) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the expired session was not swept");
+    }
 }

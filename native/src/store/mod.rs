@@ -48,6 +48,11 @@ impl Store {
         tokio::time::timeout(self.timeout, answer).await.unwrap_or(Load::Unavailable)
     }
 
+    /// Notes that a generation was seen; nobody waits, and it may be lost.
+    pub fn confirm(&self, id: SessionId, generation: u32) {
+        self.embedded.forget(StoreOp::Confirm { id, generation });
+    }
+
     /// The stored shard map, if there is one.
     pub fn shard_map(&self) -> Result<Option<ShardMap>, OpenError> {
         self.embedded.shard_map()

@@ -1,0 +1,79 @@
+//! The admin side, on the control thread: is it alive, is it ready, what did it count.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+use edgekeep_core::metrics::TextFormat;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::gateway::{Gateway, Shared};
+
+/// What the admin side speaks for.
+pub struct Admin {
+    pub shared: Shared,
+    /// Gone while the gateway drains: then it is not ready.
+    pub gateway: Weak<Gateway>,
+}
+
+/// Serves until the control thread ends.
+pub async fn serve_admin(admin: Rc<Admin>, listener: TcpListener) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        };
+        let admin = admin.clone();
+        tokio::task::spawn_local(async move {
+            let service = service_fn(|request| answer(admin.clone(), request));
+            let connection =
+                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an admin connection ended early");
+            }
+        });
+    }
+}
+
+async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET here\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(response);
+    }
+    Ok(match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        "/readyz" => match admin.gateway.upgrade() {
+            Some(_) => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".to_owned()),
+        },
+        "/metrics" => {
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+            let format = TextFormat::negotiate(accept);
+            let gateway = admin.gateway.upgrade();
+            let cells = match &gateway {
+                Some(gateway) => gateway.cells().await,
+                None => Vec::new(),
+            };
+            text(StatusCode::OK, format.content_type(), metrics::exposition(&admin.shared, &cells, format))
+        }
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics\n".to_owned()),
+    })
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

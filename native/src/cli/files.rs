@@ -1,0 +1,113 @@
+//! Keys and secrets on disk: made once, readable by their owner only, never overwritten.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use edgekeep_core::Entropy;
+use edgekeep_core::config::{Algorithm, SecretSource};
+use edgekeep_core::token::{KeyAlgorithm, KeyRing};
+
+use super::Failure;
+use crate::gateway::{clock, seed};
+
+/// For the owner to read and write.
+const PRIVATE: u32 = 0o600;
+
+/// The key ring of `path`; a new one is made when there is no file. True: it was made now.
+pub fn keys(path: &Path, algorithm: Algorithm) -> Result<(KeyRing, bool), Failure> {
+    if let Some(text) = read_private(path, "session.keys")? {
+        let ring = KeyRing::from_json(&text).map_err(|e| format!("session.keys: {}: {e}", path.display()))?;
+        return Ok((ring, false));
+    }
+    let algorithm = match algorithm {
+        Algorithm::EdDSA => KeyAlgorithm::EdDsa,
+        Algorithm::HS256 => KeyAlgorithm::Hs256,
+    };
+    let ring = KeyRing::generate(algorithm, &mut Entropy::from_seed(seed()?), clock::now());
+    write_private(path, ring.to_json().as_bytes())?;
+    Ok((ring, true))
+}
+
+/// The secret of `path`; 32 random bytes are made when there is no file. True: it was made now.
+pub fn secret(path: &Path) -> Result<(String, bool), Failure> {
+    if let Some(text) = read_private(path, "a secret")? {
+        return Ok((text.trim().to_owned(), false));
+    }
+    let secret = URL_SAFE_NO_PAD.encode(seed()?);
+    write_private(path, secret.as_bytes())?;
+    Ok((secret, true))
+}
+
+/// The value of `*_env` or `*_file`; `None` when the variable is not set or empty. `key` names it in errors.
+pub fn configured(source: &SecretSource, key: &str, base: &Path) -> Result<Option<String>, Failure> {
+    if let Some(file) = &source.file {
+        let path = base.join(file);
+        let text = read_private(&path, key)?.ok_or_else(|| format!("{key}_file: {} does not exist", path.display()))?;
+        return Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()));
+    }
+    match source.env.as_ref().map(std::env::var) {
+        None | Some(Err(std::env::VarError::NotPresent)) => Ok(None),
+        Some(Ok(value)) => Ok(Some(value.trim().to_owned()).filter(|value| !value.is_empty())),
+        Some(Err(std::env::VarError::NotUnicode(_))) => Err(format!("{key}_env: the variable is not UTF-8").into()),
+    }
+}
+
+/// A file that only its owner may read; `None` when there is none.
+pub fn read_private(path: &Path, key: &str) -> Result<Option<String>, Failure> {
+    let shown = path.display();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{key}: cannot open {shown}: {error}").into()),
+    };
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let mode = mode & 0o777;
+        return Err(format!("{key}: {shown} can be read by others (mode {mode:o}): chmod 600 {shown}").into());
+    }
+    Ok(Some(std::io::read_to_string(file).map_err(|e| format!("{key}: cannot read {shown}: {e}"))?))
+}
+
+/// Writes a file that did not exist, durably, mode 0600.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| format!("cannot write {}: {e}", path.display());
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path).map_err(failed)?;
+    // The mode above is cut by the umask only downwards; say it again for a file system that ignored it.
+    file.set_permissions(Permissions::from_mode(PRIVATE)).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_private_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/keys.json");
+        let (made, fresh) = keys(&path, Algorithm::EdDSA).unwrap();
+        assert!(fresh);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (read, fresh) = keys(&path, Algorithm::EdDSA).unwrap();
+        assert!(!fresh);
+        assert_eq!(made.to_json(), read.to_json());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        keys(&path, Algorithm::HS256).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let error = keys(&path, Algorithm::HS256).unwrap_err().to_string();
+        assert!(error.contains("can be read by others (mode 640)"), "{error}");
+    }
+}

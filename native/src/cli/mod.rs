@@ -1,0 +1,66 @@
+//! The command line. Each command is a file; what several need stands in `files` (keys and secrets on disk), `settings`
+//! (from a configuration to a running gateway's parts) and `log`.
+
+mod check;
+#[cfg(feature = "demo")]
+mod demo;
+mod files;
+mod keys;
+mod log;
+mod run;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What ends a command: a message for the one who typed it.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Session gateway: issues and validates sessions, and sends each request to its user's shard and the least-loaded
+/// healthy origin there.
+#[derive(Parser)]
+#[command(name = "edgekeep", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try it: the gateway with three demo origins over two shards, and a walk to paste
+    #[cfg(feature = "demo")]
+    Demo(demo::Options),
+    /// Run the gateway
+    Serve(serve::Options),
+    /// Say everything that is wrong with a configuration, and change nothing
+    Check(check::Options),
+    /// Make and list keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Run the demo's origins alone
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    Origins(demo::OriginsOptions),
+}
+
+/// Runs the command that was typed. 0: it did what was asked; 1: it could not, and said why; 2: bad usage.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => demo::demo(&options),
+        Command::Serve(options) => serve::serve(&options),
+        Command::Check(options) => check::check(&options),
+        Command::Keys(keys) => keys::run(&keys),
+        #[cfg(feature = "demo")]
+        Command::Origins(options) => demo::origins(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("edgekeep: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

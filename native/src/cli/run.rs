@@ -1,0 +1,140 @@
+//! A gateway from start to end: starts the cores, serves the admin side on the control thread, reloads on SIGHUP, and on
+//! SIGTERM or Ctrl-C finishes what is in flight.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use edgekeep_core::exchange::Secrets;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::settings::Settings;
+use super::{Failure, files, log};
+use crate::admin::{Admin, serve_admin};
+use crate::gateway::{Gateway, Shared, listen};
+
+/// How to start.
+pub struct Start {
+    pub settings: Settings,
+    pub secrets: Secrets,
+    /// The file to read again on SIGHUP, if the configuration came from one.
+    pub file: Option<PathBuf>,
+}
+
+/// Runs until a signal ends it. `ready` is called once requests are answered; `beside` runs along, and ends the gateway
+/// with its error if it fails.
+pub fn run(
+    start: Start,
+    ready: impl FnOnce(&Settings),
+    beside: impl Future<Output = Result<(), Failure>> + 'static,
+) -> Result<(), Failure> {
+    let Start { settings, secrets, file } = start;
+    let refused = settings.refused();
+    if !refused.is_empty() {
+        return Err(format!("this configuration asks for what is not built yet:\n{}", refused.join("\n")).into());
+    }
+    let _log = log::start(&settings.config.log);
+    for warning in settings.not_in_force() {
+        tracing::warn!("{warning}");
+    }
+    let admin_listener = admin_listener(&settings)?;
+    let (keys, fresh) = files::keys(&settings.path(&settings.config.session.keys), settings.config.session.algorithm)?;
+    if fresh {
+        tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
+    }
+    if !keys.can_issue() {
+        return Err("session.keys: this key file cannot issue sessions: it is an edge's".into());
+    }
+    let live = Arc::new(settings.live()?);
+    let store = settings.store(&live)?;
+    let map = settings.shard_map(&store)?;
+    let rules = Arc::new(ArcSwap::new(settings.rules(keys, map, secrets, &live)?));
+    let shared = Shared { rules, live, store };
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        let gateway = Rc::new(Gateway::start(&shared)?);
+        let admin = Rc::new(Admin { shared: shared.clone(), gateway: Rc::downgrade(&gateway) });
+        tokio::task::spawn_local(serve_admin(admin, tokio::net::TcpListener::from_std(admin_listener)?));
+        let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
+        let mut beside = std::pin::pin!(beside);
+        tracing::info!(listen = ?settings.config.server.listen, admin = %settings.config.admin.listen, "ready");
+        ready(&settings);
+        let mut failed = None;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => reload(&settings, file.as_ref(), &shared),
+                ended = beside.as_mut(), if failed.is_none() && !beside.is_finished() => match ended {
+                    Ok(Err(error)) => { failed = Some(error); break }
+                    Err(error) => { failed = Some(error.to_string()); break }
+                    Ok(Ok(())) => break,
+                },
+            }
+        }
+        let within = Duration::from_millis(settings.config.server.drain_timeout.0);
+        tracing::info!(?within, "draining");
+        if let Ok(gateway) = Rc::try_unwrap(gateway) {
+            gateway.drain(within);
+        }
+        shared.store.close();
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    })
+}
+
+/// The admin side without a token is read-only and for this machine only.
+fn admin_listener(settings: &Settings) -> Result<std::net::TcpListener, Failure> {
+    let admin = &settings.config.admin;
+    let token = files::configured(&admin.token, "admin.token", &settings.base)?;
+    if token.is_none() && !admin.listen.ip().is_loopback() {
+        return Err(format!("admin.listen: {} is not loopback, so admin.token must be set", admin.listen).into());
+    }
+    Ok(listen::bind_one(admin.listen)?)
+}
+
+/// New rules from the file, if it is good and asks for nothing that a running gateway cannot change.
+fn reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) {
+    match try_reload(current, file, shared) {
+        Ok(()) => tracing::info!("reloaded"),
+        Err(error) => tracing::error!(%error, "not reloaded: everything stays as it is"),
+    }
+}
+
+fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Result<(), Failure> {
+    let file = file.ok_or("there is no configuration file to read again")?;
+    let new = Settings::read(file)?;
+    let refused = new.refused();
+    if !refused.is_empty() {
+        return Err(refused.join("; ").into());
+    }
+    let (old_server, new_server) = (&current.config.server, &new.config.server);
+    let changed = [
+        (old_server.listen != new_server.listen, "server.listen"),
+        (old_server.threads != new_server.threads, "server.threads"),
+        (old_server.max_header_bytes != new_server.max_header_bytes, "server.max_header_bytes"),
+        (current.config.admin != new.config.admin, "admin"),
+        (current.config.store != new.config.store, "store"),
+        (current.config.session.near_cache != new.config.session.near_cache, "session.near_cache"),
+        (current.config.session.token_cache != new.config.session.token_cache, "session.token_cache"),
+        (current.config.log != new.config.log, "log"),
+    ];
+    if let Some((_, key)) = changed.iter().find(|(changed, _)| *changed) {
+        return Err(format!("{key} cannot change while running: restart").into());
+    }
+    let (keys, _) = files::keys(&new.path(&new.config.session.keys), new.config.session.algorithm)?;
+    let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
+    shared.rules.store(new.rules(keys, map, new.secrets()?, &shared.live)?);
+    for warning in new.not_in_force() {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! From a configuration to what a gateway runs on: rules, live state, store. The same way at start, at a reload and for
+//! `check`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgekeep_core::Entropy;
+use edgekeep_core::config::{Config, Scheme, ShardHash, StoreKind, Strategy};
+use edgekeep_core::exchange::{InForce, Live, Rules, Secrets, Site};
+use edgekeep_core::shard::{HashKind, ShardKey, ShardMap, ShardName};
+use edgekeep_core::token::KeyRing;
+
+use super::{Failure, files};
+use crate::gateway::seed;
+use crate::store::Store;
+
+/// A configuration with the folder that its paths are relative to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub config: Config,
+    pub base: PathBuf,
+}
+
+/// What this gateway performs of what can be configured.
+const IN_FORCE: InForce = InForce { cache: false, write_behind: false, queue: false };
+
+impl Settings {
+    /// Reads and checks a file; the error has every mistake, a line each.
+    pub fn read(path: &Path) -> Result<Settings, Failure> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| format!("--config: cannot read {shown}: {e}"))?;
+        let config = Config::from_toml(&text).map_err(|errors| format!("{shown} cannot be used:\n{errors}"))?;
+        let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(Settings { config, base })
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.base.join(relative)
+    }
+
+    /// What is configured and cannot be done yet, where going on without it would be a surprise: a refusal.
+    pub fn refused(&self) -> Vec<String> {
+        let config = &self.config;
+        let mut refused = Vec::new();
+        let mut refuse = |key: &str, why: &str| refused.push(format!("{key}: {why}"));
+        if config.server.tls.is_some() {
+            refuse("server.tls", "TLS to clients is not built yet; leave it out and end TLS before Edgekeep");
+        }
+        if config.server.proxy_protocol {
+            refuse("server.proxy_protocol", "is not built yet");
+        }
+        if config.store.kind == StoreKind::Redis {
+            refuse("store.kind", "\"redis\" is not built yet; use \"embedded\"");
+        }
+        if config.session.authority != edgekeep_core::config::Authority::Local {
+            refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
+        }
+        for (at, pool) in config.pools.iter().enumerate() {
+            if pool.tls.is_some() || pool.origins.iter().any(|origin| origin.url.scheme == Scheme::Https) {
+                refuse(&format!("pools[{at}]"), "https to origins is not built yet");
+            }
+        }
+        refused
+    }
+
+    /// What is configured and not in force yet, where requests are still answered rightly: a warning each.
+    pub fn not_in_force(&self) -> Vec<String> {
+        let config = &self.config;
+        let default = Config::minimal("http://127.0.0.1").ok();
+        let mut named = Vec::new();
+        let mut warn = |applies: bool, key: &str, instead: &str| {
+            if applies {
+                named.push(format!("{key} is not in force yet: {instead}"));
+            }
+        };
+        let cached = config.routes.iter().any(|route| route.cache.is_some());
+        warn(cached, "routes.cache and [cache]", "every request is answered by its origin");
+        let behind = config.cache.types.iter().any(|kind| kind.strategy == Strategy::WriteBehind);
+        warn(behind && cached, "[cache.write_behind]", "writes go straight to the origin");
+        warn(
+            config.pools.iter().any(|pool| pool.origins.iter().any(|origin| origin.max_connections.is_some())),
+            "balance.queue_timeout and queue_max",
+            "a pool at max_connections answers 503 at once",
+        );
+        let differs = |section: fn(&Config) -> String| default.as_ref().is_none_or(|d| section(config) != section(d));
+        warn(differs(|c| format!("{:?}", c.health)), "[health]", "origins are judged by their traffic alone");
+        let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
+        warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
+        warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
+        warn(!config.edge.notify.is_empty(), "edge.notify", "Workers learn of a revocation within 60 s");
+        warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
+            "an origin's name is resolved at each new connection"
+        });
+        named
+    }
+
+    /// The secrets that the file names, from environment or files.
+    pub fn secrets(&self) -> Result<Secrets, Failure> {
+        let config = &self.config;
+        let service = files::configured(&config.session.service_token, "session.service_token", &self.base)?;
+        let edge = files::configured(&config.edge.credential, "edge.credential", &self.base)?;
+        let origin = files::configured(&config.balance.origin_key, "balance.origin_key", &self.base)?;
+        Ok(Secrets::new(service.as_deref(), edge.as_deref(), origin.as_deref()))
+    }
+
+    pub fn live(&self) -> Result<Live, Failure> {
+        Ok(Live::new(&self.config, &mut Entropy::from_seed(seed()?)))
+    }
+
+    pub fn store(&self, live: &Live) -> Result<Store, Failure> {
+        let timeout = Duration::from_millis(self.config.store.timeout.0);
+        Ok(Store::open_embedded(&self.path(&self.config.store.path), live.near.clone(), timeout)?)
+    }
+
+    /// The stored shard map, or the first one, made of `[shards.users]`. From then on the stored one rules.
+    pub fn shard_map(&self, store: &Store) -> Result<ShardMap, Failure> {
+        let users = &self.config.shards.users;
+        let configured = files::configured(&users.key, "shards.users.key", &self.base)?;
+        let key = match &configured {
+            Some(text) => {
+                Some(ShardKey::from_hex(text).ok_or("shards.users.key: must be 32 hexadecimal digits".to_owned())?)
+            }
+            None => None,
+        };
+        let hash = match users.hash {
+            ShardHash::Siphash24 => HashKind::Siphash24,
+            ShardHash::Python => HashKind::Python,
+        };
+        let pins: BTreeMap<_, _> = users
+            .pins
+            .iter()
+            .filter_map(|(user, shard)| Some((user.clone(), ShardName::new(&shard.to_string()).ok()?)))
+            .collect();
+        let count = u16::try_from(users.count).unwrap_or(u16::MAX);
+        if let Some(stored) = store.shard_map()? {
+            if key.as_ref().is_some_and(|key| key != stored.key()) {
+                return Err("shards.users.key: the stored map has another key; users would be placed anew".into());
+            }
+            if stored.hash() != hash || (stored.epoch().0 == 1 && (stored.count() != count || *stored.pins() != pins)) {
+                tracing::warn!(
+                    epoch = stored.epoch().0,
+                    "[shards.users] differs from the stored map, which rules: see `edgekeep shard plan`"
+                );
+            }
+            return Ok(stored);
+        }
+        let key = match key {
+            Some(key) => key,
+            None => ShardKey(seed()?.first_chunk().copied().unwrap_or_default()),
+        };
+        let map = ShardMap::first(hash, key, count, pins);
+        store.put_shard_map(&map)?;
+        Ok(map)
+    }
+
+    pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {
+        let rules = Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?;
+        Ok(Arc::new(rules))
+    }
+}

@@ -1,0 +1,76 @@
+//! A response body on its way to the client. When it ends, or its client leaves, the exchange ends with it, exactly once.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::service::Ending;
+
+/// What a response carries.
+pub enum Download {
+    /// An answer of our own.
+    Bytes(Option<Bytes>, Option<Box<Ending>>),
+    /// An origin's, streamed.
+    Origin(Incoming, Option<Box<Ending>>),
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Download::Bytes(bytes, ending) => {
+                if let Some(ending) = ending.take() {
+                    ending.sent();
+                }
+                Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Download::Origin(incoming, ending) => {
+                let frame = Pin::new(&mut *incoming).poll_frame(cx);
+                if (matches!(frame, Poll::Ready(None))
+                    || (matches!(frame, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream()))
+                    && let Some(ending) = ending.take()
+                {
+                    ending.sent();
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Download::Bytes(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Download::Origin(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Download::Bytes(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Download::Origin(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        match self {
+            // hyper does not ask a body that is empty from the start.
+            Download::Bytes(bytes, ending) => {
+                if let Some(ending) = ending.take() {
+                    if bytes.as_ref().is_none_or(Bytes::is_empty) { ending.sent() } else { ending.aborted() }
+                }
+            }
+            Download::Origin(incoming, ending) => {
+                if let Some(ending) = ending.take() {
+                    if incoming.is_end_stream() { ending.sent() } else { ending.aborted() }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! hyper's heads as core asks them, and core's edits as hyper takes them.
+
+use edgekeep_core::http::{AnswerHead, Head, HeaderEdits, INTERNAL_PREFIX, Peer, drops_set_cookie, is_hop_by_hop};
+use http::header::{HOST, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// A request's head with its connection.
+pub struct RequestHead<'a> {
+    pub parts: &'a Parts,
+    pub peer: Peer,
+}
+
+impl RequestHead<'_> {
+    /// Bytes of target and headers, as `server.max_header_bytes` counts them. hyper's own limit is on its read buffer,
+    /// which a head that arrives at once may pass.
+    pub fn size(&self) -> u64 {
+        let target = self.parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        let headers: usize = self.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        (target + headers) as u64
+    }
+}
+
+impl Head for RequestHead<'_> {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
+    fn authority(&self) -> Option<&str> {
+        match self.parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.parts.headers.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.parts.headers.get_all(name).iter().for_each(|value| each(value.as_bytes()));
+    }
+
+    fn peer(&self) -> Peer {
+        self.peer
+    }
+}
+
+/// An origin's head.
+pub struct ResponseHead<'a>(pub &'a http::response::Parts);
+
+impl AnswerHead for ResponseHead<'_> {
+    fn status(&self) -> u16 {
+        self.0.status.as_u16()
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.0.headers.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.0.headers.get_all(name).iter().for_each(|value| each(value.as_bytes()));
+    }
+}
+
+/// Takes out what belongs to one connection, and the framing, which hyper writes anew; then core's edits.
+pub fn edit(headers: &mut HeaderMap, edits: HeaderEdits, sticky_cookie: &str) {
+    let dropped = |name: &HeaderName| {
+        is_hop_by_hop(name.as_str()) || (edits.remove_internal && name.as_str().starts_with(INTERNAL_PREFIX))
+    };
+    let leaving: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
+    for name in leaving {
+        headers.remove(name);
+    }
+    for name in &edits.remove {
+        headers.remove(name.as_str());
+    }
+    if edits.filter_set_cookie {
+        filter_set_cookie(headers, sticky_cookie);
+    }
+    apply(headers, edits);
+}
+
+/// Sets and adds, for a head of our own.
+pub fn apply(headers: &mut HeaderMap, edits: HeaderEdits) {
+    for (name, value) in edits.set {
+        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    for (name, value) in edits.add {
+        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+fn filter_set_cookie(headers: &mut HeaderMap, sticky_cookie: &str) {
+    if !headers.get_all(SET_COOKIE).iter().any(|line| drops_set_cookie(line.as_bytes(), sticky_cookie)) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|line| !drops_set_cookie(line.as_bytes(), sticky_cookie))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for line in kept {
+        headers.append(SET_COOKIE, line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_and_internal_headers_go_and_edits_apply_in_order() {
+        let mut map = headers(&[
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("x-edgekeep-user", "spoofed"),
+            ("x-edgekeep-other", "spoofed"),
+            ("x-named", "1"),
+            ("keep", "me"),
+        ]);
+        let mut edits = HeaderEdits { remove_internal: true, ..HeaderEdits::default() };
+        edits.remove("x-named");
+        edits.set("x-edgekeep-user", "42");
+        edit(&mut map, edits, "DAB_ROUTE");
+        assert_eq!(map, headers(&[("keep", "me"), ("x-edgekeep-user", "42")]));
+    }
+
+    #[test]
+    fn only_our_set_cookie_lines_are_dropped() {
+        let mut map = headers(&[("set-cookie", "a=1"), ("set-cookie", "DAB_ROUTE=x"), ("set-cookie", "b=2")]);
+        edit(&mut map, HeaderEdits { filter_set_cookie: true, ..HeaderEdits::default() }, "DAB_ROUTE");
+        let lines: Vec<_> = map.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
+        assert_eq!(lines, ["a=1", "b=2"]);
+    }
+}

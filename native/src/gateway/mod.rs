@@ -1,0 +1,102 @@
+//! The gateway: one thread, runtime and set of sockets per core (`worker`), one loop per request (`service`), and the
+//! bodies, heads, sockets and origin connections that it works with. No framework stands on this path.
+
+pub mod clock;
+mod download;
+mod head;
+pub mod listen;
+mod origins;
+mod service;
+mod socket;
+mod upload;
+mod worker;
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use edgekeep_core::metrics::Cells;
+use tokio::sync::{mpsc, oneshot};
+
+pub use listen::ListenError;
+pub use worker::Shared;
+
+use worker::Message;
+
+/// The running cores.
+pub struct Gateway {
+    cores: Vec<Core>,
+}
+
+struct Core {
+    messages: mpsc::UnboundedSender<Message>,
+    thread: JoinHandle<()>,
+}
+
+/// Why the gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("the system gives no randomness: {0}")]
+    Seed(getrandom::Error),
+}
+
+impl Gateway {
+    /// Binds the listening sockets and starts one thread per core.
+    pub fn start(shared: &Shared) -> Result<Gateway, StartError> {
+        let rules = shared.rules.load();
+        let server = &rules.config.server;
+        let threads = match server.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads as usize,
+        };
+        let mut cores = Vec::new();
+        for (number, listeners) in listen::bind(&server.listen, threads)?.into_iter().enumerate() {
+            let (messages, receiver) = mpsc::unbounded_channel();
+            let shared = shared.clone();
+            let seed = seed().map_err(StartError::Seed)?;
+            let run = move || {
+                if let Err(error) = worker::run(shared, listeners, seed, receiver) {
+                    tracing::error!(%error, "a core stopped");
+                }
+            };
+            let thread =
+                std::thread::Builder::new().name(format!("core-{number}")).spawn(run).map_err(StartError::Thread)?;
+            cores.push(Core { messages, thread });
+        }
+        Ok(Gateway { cores })
+    }
+
+    /// What all cores counted, each on its own.
+    pub async fn cells(&self) -> Vec<Cells> {
+        let mut cells = Vec::new();
+        for core in &self.cores {
+            let (answer, copy) = oneshot::channel();
+            if core.messages.send(Message::Cells(answer)).is_ok()
+                && let Ok(copy) = copy.await
+            {
+                cells.push(copy);
+            }
+        }
+        cells
+    }
+
+    /// Stops accepting and waits for what is in flight, at most for so long.
+    pub fn drain(self, within: Duration) {
+        for core in &self.cores {
+            let _ = core.messages.send(Message::Drain(within));
+        }
+        for core in self.cores {
+            let _ = core.thread.join();
+        }
+    }
+}
+
+/// 32 bytes of the system's randomness.
+pub fn seed() -> Result<[u8; 32], getrandom::Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)?;
+    Ok(seed)
+}

@@ -1,0 +1,362 @@
+//! One request: the loop that drives core's exchange and performs its steps.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use edgekeep_core::cache::{CacheAnswer, Enqueued};
+use edgekeep_core::config::OriginUrl;
+use edgekeep_core::exchange::{
+    Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody,
+    Rules, SessionAnswer, Step,
+};
+use edgekeep_core::http::{Peer, Problem};
+use edgekeep_core::shard::Epoch;
+use edgekeep_core::{Millis, Timestamp};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::clock::now;
+use super::download::Download;
+use super::head::{RequestHead, ResponseHead, apply, edit};
+use super::origins::{ConnectError, Sender};
+use super::socket::Activity;
+use super::upload::Upload;
+use super::worker::Worker;
+use crate::store::Load;
+
+/// How often a waiting request looks whether a newer map came.
+const MAP_POLL: Duration = Duration::from_millis(50);
+
+/// What the end of a response ends.
+pub struct Ending {
+    worker: Rc<Worker>,
+    exchange: Exchange,
+    activity: Activity,
+    method: http::Method,
+    started: Instant,
+    /// Held until the response ends.
+    lease: Option<edgekeep_core::balance::Lease>,
+    /// The origin's connection, to be kept when the response ends well.
+    connection: Option<(OriginUrl, Sender)>,
+}
+
+impl Ending {
+    pub fn sent(mut self: Box<Self>) {
+        if let Some((url, sender)) = self.connection.take() {
+            self.worker.origins.put(&url, sender);
+        }
+        self.finish(Finished::Sent);
+    }
+
+    pub fn aborted(mut self: Box<Self>) {
+        self.finish(Finished::Aborted);
+    }
+
+    fn finish(&mut self, how: Finished) {
+        drop(self.lease.take());
+        self.activity.request_ended();
+        let after = self.worker.with_local(|local| self.exchange.finished(how, now(), local));
+        if let Some((id, generation)) = after.confirm {
+            self.worker.store.confirm(id, generation);
+        }
+        if self.worker.access_log {
+            self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
+        }
+    }
+}
+
+/// Answers one request.
+pub async fn serve(
+    worker: Rc<Worker>,
+    peer: Peer,
+    activity: Activity,
+    mut request: Request<Incoming>,
+) -> Result<Response<Download>, Infallible> {
+    activity.request_began();
+    let started = Instant::now();
+    let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (parts, incoming) = request.into_parts();
+    let rules = worker.rules.load_full();
+    let upload = Upload::new(incoming, rules.config.limits.body.0);
+    let head = RequestHead { parts: &parts, peer };
+    let (exchange, step) = worker
+        .with_local(|local| Exchange::begin(&rules, &worker.live, &mut Context { head: &head, now: now(), local }));
+    let drive = Drive { worker: &worker, head: &head, upload: &upload, exchange, answer: None, lease: None };
+    let (mut drive, reply) = drive.drive(step).await;
+    drive.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+    let Drive { exchange, answer, lease, .. } = drive;
+    let ending = Box::new(Ending {
+        worker: worker.clone(),
+        exchange,
+        activity,
+        method: parts.method.clone(),
+        started,
+        lease,
+        connection: None,
+    });
+    Ok(respond(*reply, answer, upgrade, ending))
+}
+
+/// A response head from an origin, with what it came over.
+struct Answer {
+    parts: http::response::Parts,
+    incoming: Incoming,
+    connection: Option<(OriginUrl, Sender)>,
+}
+
+struct Drive<'a> {
+    worker: &'a Rc<Worker>,
+    head: &'a RequestHead<'a>,
+    upload: &'a Upload,
+    exchange: Exchange,
+    answer: Option<Answer>,
+    lease: Option<edgekeep_core::balance::Lease>,
+}
+
+impl Drive<'_> {
+    async fn drive(mut self, mut step: Step) -> (Self, Box<Reply>) {
+        loop {
+            step = match step {
+                Step::Respond(reply) => return (self, reply),
+                Step::Forward(plan) => self.forward(*plan).await,
+                Step::Session { id, user, freshness, .. } => {
+                    // Both kinds ask the one embedded store; a cached one is spared by the near cache in core.
+                    let (Freshness::Cached | Freshness::Primary) = freshness;
+                    let answer = match self.worker.store.load(id, now()).await {
+                        Load::Loaded(session) => SessionAnswer::Loaded(session),
+                        Load::Missing => SessionAnswer::Missing,
+                        Load::Unavailable => SessionAnswer::Unavailable,
+                    };
+                    drop(user);
+                    self.event(|exchange, cx| exchange.session(answer, cx))
+                }
+                Step::Store(op) => {
+                    let outcome = self.worker.store.perform(*op).await;
+                    self.event(|exchange, cx| exchange.stored(outcome, cx))
+                }
+                Step::ReadBody { limit } => {
+                    let body = match self.upload.collect(limit).await {
+                        Ok(Some(bytes)) => ReadBody::Bytes(bytes),
+                        Ok(None) => ReadBody::TooLarge,
+                        Err(_) => ReadBody::Gone,
+                    };
+                    self.event(|exchange, cx| exchange.body(body, cx))
+                }
+                Step::LoadMap { min_epoch, until } => {
+                    let rules = self.newer_map(min_epoch, until).await;
+                    self.event(|exchange, cx| exchange.map(rules, cx))
+                }
+                // The native gateway is its own authority, and has neither queue, cache nor write-behind in force yet:
+                // core does not ask for what `InForce` leaves out.
+                Step::LoadKeys => self.event(|exchange, cx| exchange.keys(None, cx)),
+                Step::Queue { .. } => self.event(Exchange::timed_out),
+                Step::Cache(_) => self.event(|exchange, cx| exchange.cached(CacheAnswer::Unavailable, cx)),
+                Step::Enqueue(_) => self.event(|exchange, cx| exchange.enqueued(Enqueued::Unavailable, cx)),
+            };
+        }
+    }
+
+    fn event(&mut self, feed: impl FnOnce(&mut Exchange, &mut Context<'_>) -> Step) -> Step {
+        let (exchange, head) = (&mut self.exchange, self.head);
+        self.worker.with_local(|local| feed(exchange, &mut Context { head, now: now(), local }))
+    }
+
+    async fn newer_map(&self, min_epoch: Epoch, until: Timestamp) -> Option<Arc<Rules>> {
+        loop {
+            let rules = self.worker.rules.load_full();
+            if rules.map().is_some_and(|map| map.epoch() >= min_epoch) {
+                return Some(rules);
+            }
+            if now() >= until {
+                return None;
+            }
+            tokio::time::sleep(MAP_POLL).await;
+        }
+    }
+
+    async fn forward(&mut self, mut plan: Plan) -> Step {
+        self.answer = None;
+        self.lease = plan.lease.take();
+        match self.send(plan).await {
+            Ok(answer) => {
+                let replayable = self.upload.is_replayable();
+                let step = {
+                    let (exchange, head) = (&mut self.exchange, self.head);
+                    let answered = ResponseHead(&answer.parts);
+                    self.worker.with_local(|local| {
+                        exchange.answered(&answered, replayable, &mut Context { head, now: now(), local })
+                    })
+                };
+                self.answer = Some(answer);
+                step
+            }
+            Err(failed) => {
+                self.lease = None;
+                if self.upload.is_too_large() {
+                    return self.event(|exchange, cx| exchange.body_too_large(cx));
+                }
+                self.event(|exchange, cx| exchange.failed(failed, cx))
+            }
+        }
+    }
+
+    async fn send(&self, plan: Plan) -> Result<Answer, Failed> {
+        let failed = |stage, timed_out| Failed { stage, timed_out, replayable: self.upload.is_replayable() };
+        let rules = self.exchange.rules().clone();
+        let url = match plan.to {
+            Destination::Origin { pool, origin } => rules.url(pool, origin),
+            Destination::Authority => None,
+        };
+        let Some(url) = url else { return Err(failed(FailedStage::Connect, false)) };
+        let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
+        let request = self.request(plan, &rules, url);
+        let mut sender = match self.worker.origins.take(url) {
+            Some(sender) => sender,
+            None => match self.worker.origins.connect(url, connect_timeout).await {
+                Ok(sender) => sender,
+                Err(error) => {
+                    tracing::debug!(origin = %url, %error, "no connection to the origin");
+                    return Err(failed(FailedStage::Connect, matches!(error, ConnectError::TimedOut)));
+                }
+            },
+        };
+        match tokio::time::timeout(response_timeout, sender.try_send_request(request)).await {
+            Ok(Ok(response)) => {
+                let (parts, incoming) = response.into_parts();
+                Ok(Answer { parts, incoming, connection: Some((url.clone(), sender)) })
+            }
+            Ok(Err(mut error)) => {
+                let stage = if error.take_message().is_some() {
+                    FailedStage::Unsent
+                } else if error.error().is_parse() {
+                    FailedStage::HeadReceived
+                } else {
+                    FailedStage::Sent
+                };
+                tracing::debug!(origin = %url, error = %error.error(), ?stage, "the origin did not answer");
+                Err(failed(stage, false))
+            }
+            Err(_) => Err(failed(FailedStage::Sent, true)),
+        }
+    }
+
+    /// The client's head with core's edits, in origin form.
+    fn request(&self, plan: Plan, rules: &Rules, url: &OriginUrl) -> Request<super::upload::Attempt> {
+        let parts: &Parts = self.head.parts;
+        let mut request = Request::new(self.upload.attempt(plan.retry_buffer));
+        *request.method_mut() = parts.method.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.uri_mut() = match parts.uri.path_and_query() {
+            Some(target) => Uri::from(target.clone()),
+            None => Uri::from_static("/"),
+        };
+        let headers = request.headers_mut();
+        *headers = parts.headers.clone();
+        let protocol = if plan.upgrade { headers.get(UPGRADE).cloned() } else { None };
+        edit(headers, plan.head, &rules.config.balance.sticky.cookie_name);
+        // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(EXPECT);
+        if let Some(protocol) = protocol {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol);
+        }
+        let host = plan.host.as_deref().or(self.head.parts.uri.authority().map(http::uri::Authority::as_str));
+        match host.and_then(|host| HeaderValue::from_str(host).ok()) {
+            Some(host) => {
+                headers.insert(HOST, host);
+            }
+            None if !headers.contains_key(HOST) => {
+                if let Ok(host) = HeaderValue::from_str(&url.authority) {
+                    headers.insert(HOST, host);
+                }
+            }
+            None => {}
+        }
+        request
+    }
+}
+
+fn respond(
+    reply: Reply,
+    answer: Option<Answer>,
+    upgrade: Option<OnUpgrade>,
+    mut ending: Box<Ending>,
+) -> Response<Download> {
+    let Reply { status, head, body, .. } = reply;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let sticky = ending.exchange.rules().config.balance.sticky.cookie_name.clone();
+    match (body, answer) {
+        (ReplyBody::Origin, Some(answer)) => {
+            let Answer { mut parts, incoming, connection } = answer;
+            ending.connection = connection;
+            edit(&mut parts.headers, head, &sticky);
+            let mut response = Response::new(Download::Origin(incoming, Some(ending)));
+            *response.status_mut() = status;
+            *response.headers_mut() = parts.headers;
+            response
+        }
+        (ReplyBody::Upgrade, Some(mut answer)) => {
+            let protocol = answer.parts.headers.get(UPGRADE).cloned();
+            edit(&mut answer.parts.headers, head, &sticky);
+            let headers = std::mem::take(&mut answer.parts.headers);
+            join(upgrade, answer, ending);
+            let mut response = Response::new(Download::Bytes(None, None));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            if let Some(protocol) = protocol {
+                response.headers_mut().insert(UPGRADE, protocol);
+            }
+            response
+        }
+        (ReplyBody::Bytes(bytes), _) => {
+            let mut response = Response::new(Download::Bytes(Some(Bytes::from(bytes)), Some(ending)));
+            *response.status_mut() = status;
+            apply(response.headers_mut(), head);
+            response
+        }
+        (ReplyBody::Cached(cached), _) => {
+            let mut response =
+                Response::new(Download::Bytes(Some(Bytes::from_owner(cached.body.clone())), Some(ending)));
+            *response.status_mut() = status;
+            apply(response.headers_mut(), head);
+            response
+        }
+        (ReplyBody::Origin | ReplyBody::Upgrade, None) => {
+            let mut response = Response::new(Download::Bytes(None, Some(ending)));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+/// Copies bytes both ways until either side ends; the lease is held as long.
+fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
+    let Some(client) = upgrade else { return };
+    let origin = hyper::upgrade::on(Response::from_parts(answer.parts, answer.incoming));
+    tokio::task::spawn_local(async move {
+        let joined: Result<(), Box<dyn std::error::Error>> = async {
+            let mut client = TokioIo::new(client.await?);
+            let mut origin = TokioIo::new(origin.await?);
+            tokio::io::copy_bidirectional(&mut client, &mut origin).await?;
+            Ok(())
+        }
+        .await;
+        match joined {
+            Ok(()) => ending.sent(),
+            Err(_) => ending.aborted(),
+        }
+    });
+}
+
+fn span(millis: Millis) -> Duration {
+    Duration::from_millis(millis.0)
+}

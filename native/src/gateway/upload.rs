@@ -1,0 +1,157 @@
+//! A request body on its way to an origin: streamed, its first bytes kept so that it can be sent again, and cut off at
+//! `limits.body`.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// The client's side of the body, shared by the attempts to send it.
+#[derive(Clone)]
+pub struct Upload(Rc<RefCell<State>>);
+
+struct State {
+    incoming: Incoming,
+    /// What was read so far, unless it is more than may be kept.
+    kept: Option<Vec<Bytes>>,
+    kept_bytes: u64,
+    keep_at_most: u64,
+    read: u64,
+    limit: u64,
+    too_large: bool,
+}
+
+/// One attempt's body.
+pub struct Attempt {
+    upload: Upload,
+    /// How many of the kept pieces this attempt has sent.
+    sent: usize,
+}
+
+/// Why a body cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    #[error("the body is larger than limits.body")]
+    TooLarge,
+    #[error("the client's body failed: {0}")]
+    Client(hyper::Error),
+    #[error("the body cannot be sent again")]
+    NotReplayable,
+}
+
+impl Upload {
+    pub fn new(incoming: Incoming, limit: u64) -> Upload {
+        Upload(Rc::new(RefCell::new(State {
+            incoming,
+            kept: Some(Vec::new()),
+            kept_bytes: 0,
+            keep_at_most: 0,
+            read: 0,
+            limit,
+            too_large: false,
+        })))
+    }
+
+    /// A body for the next attempt, which keeps at most `retry_buffer` bytes.
+    pub fn attempt(&self, retry_buffer: u64) -> Attempt {
+        self.0.borrow_mut().keep_at_most = retry_buffer;
+        Attempt { upload: self.clone(), sent: 0 }
+    }
+
+    /// Everything that was read is still at hand.
+    pub fn is_replayable(&self) -> bool {
+        self.0.borrow().kept.is_some()
+    }
+
+    pub fn is_too_large(&self) -> bool {
+        self.0.borrow().too_large
+    }
+
+    /// Reads the whole body, at most `limit` bytes of it; `None` beyond.
+    pub async fn collect(&self, limit: u64) -> Result<Option<Vec<u8>>, UploadError> {
+        let mut bytes = Vec::new();
+        loop {
+            let frame = std::future::poll_fn(|cx| {
+                let mut state = self.0.borrow_mut();
+                Pin::new(&mut state.incoming).poll_frame(cx)
+            });
+            match frame.await {
+                None => return Ok(Some(bytes)),
+                Some(Err(error)) => return Err(UploadError::Client(error)),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        if (bytes.len() + data.len()) as u64 > limit {
+                            return Ok(None);
+                        }
+                        bytes.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Body for Attempt {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let this = &mut *self;
+        let mut state = this.upload.0.borrow_mut();
+        let State { incoming, kept, kept_bytes, keep_at_most, read, limit, too_large } = &mut *state;
+        match kept {
+            Some(pieces) => {
+                if let Some(piece) = pieces.get(this.sent) {
+                    this.sent += 1;
+                    return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+                }
+            }
+            None if this.sent == 0 && *read > 0 => return Poll::Ready(Some(Err(UploadError::NotReplayable))),
+            None => {}
+        }
+        let frame = match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(UploadError::Client(error)))),
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        if let Some(data) = frame.data_ref() {
+            *read += data.len() as u64;
+            if *read > *limit {
+                *too_large = true;
+                return Poll::Ready(Some(Err(UploadError::TooLarge)));
+            }
+            this.sent += 1;
+            if let Some(pieces) = kept {
+                *kept_bytes += data.len() as u64;
+                if *kept_bytes > *keep_at_most {
+                    *kept = None;
+                } else {
+                    pieces.push(data.clone());
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.upload.0.borrow();
+        state.kept.as_ref().is_none_or(|kept| self.sent >= kept.len()) && state.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.upload.0.borrow();
+        let resent: u64 = match &state.kept {
+            Some(kept) => kept.iter().skip(self.sent).map(|piece| piece.len() as u64).sum(),
+            None => 0,
+        };
+        match state.incoming.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + resent),
+            None => SizeHint::default(),
+        }
+    }
+}

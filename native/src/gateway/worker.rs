@@ -1,0 +1,207 @@
+//! One core: a runtime of its own, its listening sockets, its connections to origins, and what core keeps per core.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use edgekeep_core::Entropy;
+use edgekeep_core::exchange::{Exchange, Finished, Live, Local, Rules};
+use edgekeep_core::http::Peer;
+use edgekeep_core::metrics::Cells;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::origins::Origins;
+use super::service::serve;
+use super::socket::Socket;
+use crate::store::Store;
+
+/// How often unused connections to origins are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// After a failure to accept (no file descriptors left), wait a little instead of spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a core is asked from outside.
+pub enum Message {
+    /// A copy of what it counted.
+    Cells(oneshot::Sender<Cells>),
+    /// Stop accepting, finish what is in flight, at most for so long.
+    Drain(Duration),
+}
+
+/// What every core gets.
+#[derive(Clone)]
+pub struct Shared {
+    pub rules: Arc<ArcSwap<Rules>>,
+    pub live: Arc<Live>,
+    pub store: Store,
+}
+
+pub struct Worker {
+    pub rules: Arc<ArcSwap<Rules>>,
+    pub live: Arc<Live>,
+    pub store: Store,
+    pub origins: Origins,
+    pub access_log: bool,
+    local: RefCell<Local>,
+    connections: Cell<usize>,
+    /// Told when the last connection of a draining core ended.
+    empty: Notify,
+    /// Told once, when the core drains.
+    draining: Notify,
+    is_draining: Cell<bool>,
+}
+
+impl Worker {
+    /// Never held over an await: this core's state for the time of one decision.
+    pub fn with_local<R>(&self, decide: impl FnOnce(&mut Local) -> R) -> R {
+        decide(&mut self.local.borrow_mut())
+    }
+
+    pub fn log_access(&self, exchange: &Exchange, method: &http::Method, how: Finished, took: Duration) {
+        tracing::info!(
+            target: "access",
+            client = exchange.client().ip.map(tracing::field::display),
+            %method,
+            route = exchange.route(),
+            status = exchange.status(),
+            user = exchange.user_log_name(),
+            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            aborted = (how == Finished::Aborted).then_some(true),
+        );
+    }
+}
+
+/// Runs one core until it has drained. Blocks its thread.
+pub fn run(
+    shared: Shared,
+    listeners: Vec<std::net::TcpListener>,
+    seed: [u8; 32],
+    mut messages: mpsc::UnboundedReceiver<Message>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async move {
+        let access_log = shared.rules.load().config.log.access;
+        let worker = Rc::new(Worker {
+            rules: shared.rules,
+            live: shared.live,
+            store: shared.store,
+            origins: Origins::default(),
+            access_log,
+            local: RefCell::new(Local::new(Entropy::from_seed(seed))),
+            connections: Cell::new(0),
+            empty: Notify::new(),
+            draining: Notify::new(),
+            is_draining: Cell::new(false),
+        });
+        let mut accepting = Vec::new();
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener)));
+        }
+        let sweeper = worker.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                sweeper.origins.sweep();
+            }
+        });
+        while let Some(message) = messages.recv().await {
+            match message {
+                Message::Cells(answer) => {
+                    let _ = answer.send(worker.with_local(|local| local.metrics.clone()));
+                }
+                Message::Drain(within) => {
+                    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+                    worker.is_draining.set(true);
+                    worker.draining.notify_waiters();
+                    let empty = async {
+                        while worker.connections.get() > 0 {
+                            worker.empty.notified().await;
+                        }
+                    };
+                    let _ = tokio::time::timeout(within, empty).await;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::task::spawn_local(converse(worker.clone(), stream, peer));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection, until either side ends it.
+async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let _counted = Counted::new(worker.clone());
+    // Without it a small answer may wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let (header_timeout, idle_timeout, max_header) = {
+        let rules = worker.rules.load();
+        let server = &rules.config.server;
+        (server.header_timeout, server.idle_timeout, server.max_header_bytes)
+    };
+    let (socket, activity) =
+        Socket::new(stream, Duration::from_millis(header_timeout.0), Duration::from_millis(idle_timeout.0));
+    let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
+    let service = service_fn(|request| serve(worker.clone(), peer, activity.clone(), request));
+    let connection = http1::Builder::new()
+        .half_close(false)
+        .max_buf_size(usize::try_from(max_header.0).unwrap_or(usize::MAX).max(8192))
+        .serve_connection(socket, service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    if worker.is_draining.get() {
+        return;
+    }
+    tokio::select! {
+        ended = connection.as_mut() => return log_end(ended),
+        () = worker.draining.notified() => connection.as_mut().graceful_shutdown(),
+    }
+    log_end(connection.await);
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection ended early");
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Rc<Worker>);
+
+impl Counted {
+    fn new(worker: Rc<Worker>) -> Counted {
+        worker.connections.set(worker.connections.get() + 1);
+        Counted(worker)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        if self.0.connections.get() == 0 {
+            self.0.empty.notify_waiters();
+            self.0.empty.notify_one();
+        }
+    }
+}
