@@ -49,12 +49,12 @@ fn main() -> ExitCode {
     .flatten()
     .collect();
     let stage = Stage::default();
-    let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |scenario| Some((kind, scenario))));
-    let trials = trials.filter_map(|(kind, scenario)| scenario.trial(kind, &stage)).collect();
+    let on = &stage;
+    let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |s| s.trial(kind, on))).collect();
     let conclusion = run(&arguments, trials);
     let faults = stage.close();
     for fault in &faults {
-        println!("{fault}");
+        eprintln!("{fault}");
     }
     if faults.is_empty() { conclusion.exit_code() } else { ExitCode::from(101) }
 }

@@ -49,9 +49,9 @@ impl Scenario {
                 played(&deployment, scenario(&deployment))
             }
             Play::Alone(setup, scenario) => {
-                let deployment = Deployment::start(kind, setup).map_err(failed)?;
+                let deployment = Deployment::start(kind, setup).map_err(|error| failed(&error))?;
                 played(&deployment, scenario(&deployment))?;
-                let faults = deployment.faults_in_logs().map_err(failed)?;
+                let faults = deployment.faults_in_logs().map_err(|error| failed(&error))?;
                 if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
             }
         }))
@@ -62,7 +62,7 @@ fn played(deployment: &Deployment, outcome: Result<()>) -> Result<(), Failed> {
     outcome.map_err(|error| format!("{error:?}\n{}", deployment.last_words()).into())
 }
 
-fn failed(error: anyhow::Error) -> Failed {
+fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:?}").into()
 }
 

@@ -67,7 +67,7 @@ fn placed_alike(d: &Deployment, number: usize) -> Result<String> {
     ensure!(here == natively, "{user} is on {here:?} here and on {natively:?} natively");
     let said = d.service("GET", &format!("/v1/shards/users/{}", in_path(&user))).send()?.expect(200)?.json()?;
     ensure!(said["shard"] == here.0.as_str() && said["user_id"] == user.as_str(), "{user}: {said}, but {here:?}");
-    ensure!(said["epoch"].to_string() == here.1, "{user}: {said}, but {here:?}");
+    ensure!(said["epoch"] == here.1.parse::<u64>()?, "{user}: {said}, but {here:?}");
     Ok(here.0)
 }
 
