@@ -182,7 +182,7 @@ impl Deployment {
         if !made.status.success() {
             bail!("`edgekeep config edge` ended with {}\n{}", made.status, String::from_utf8_lossy(&made.stderr));
         }
-        let mut bindings = secrets_file(&fs::read_to_string(out.join(".dev.vars"))?);
+        let mut bindings = secrets_file(&fs::read_to_string(self.folder.path().join(".dev.vars"))?);
         bindings["EDGEKEEP_CONFIG"] = Value::from(fs::read_to_string(out.join("config.json"))?);
         let options = json!({ "module": module, "port": self.ports.worker, "bindings": bindings });
 
@@ -256,7 +256,7 @@ impl Deployment {
                     faults.push(format!("the log of the {name} holds {what}"));
                 }
             }
-            for words in ["panicked at", "stack backtrace", "RuntimeError", "wasm-function", "Error: "] {
+            for words in ["panicked at", "stack backtrace", "RuntimeError", "wasm-function", "    at "] {
                 if let Some(line) = text.lines().find(|line| line.contains(words)) {
                     faults.push(format!("the log of the {name} says {words:?}: {line}"));
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use edgekeep_tests::{Deployment, Kind, Session, Setup, eventually};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, is_long};
 
 pub fn scenarios() -> Vec<Scenario> {
     let quick = Setup { quick_checks: true, ..Setup::default() };
@@ -97,7 +97,7 @@ fn a_dead_authority_gives_503(d: &Deployment) -> Result<()> {
 }
 
 fn what_was_answered_survives_kill_9(d: &Deployment) -> Result<()> {
-    let rounds = if std::env::var_os("EDGEKEEP_LONG").is_some() { 200 } else { 4 };
+    let rounds = if is_long() { 200 } else { 4 };
     for round in 0..rounds {
         one_kill(d, round).with_context(|| format!("round {round}"))?;
     }

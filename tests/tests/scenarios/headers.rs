@@ -92,10 +92,15 @@ fn hop_by_hop_headers_end_here(d: &Deployment) -> Result<()> {
         .header("x-for-this-hop", "1")
         .header("keep-alive", "timeout=5")
         .header("te", "trailers")
+        .header("trailer", "x-sum")
         .header("proxy-connection", "keep-alive")
+        .header("proxy-authorization", "Basic YTpi")
+        .header("proxy-authenticate", "Basic")
+        .header("upgrade", "h2c")
         .header("x-for-the-origin", "1");
     let answer = request.send()?.expect(200)?;
-    for name in ["x-for-this-hop", "keep-alive", "te", "proxy-connection", "upgrade"] {
+    let ended = ["x-for-this-hop", "connection", "keep-alive", "te", "trailer", "upgrade", "transfer-encoding"];
+    for name in ended.into_iter().chain(["proxy-connection", "proxy-authorization", "proxy-authenticate"]) {
         ensure!(answer.echoed(name)?.is_empty(), "{name} reached the origin: {answer}");
     }
     ensure!(answer.echoed("x-for-the-origin")? == ["1"], "{answer}");
@@ -205,12 +210,14 @@ fn other_headers_pass_both_ways(d: &Deployment) -> Result<()> {
         .header("accept-language", "mi, en;q=0.5")
         .header("x-custom", "one")
         .header("x-custom", "two")
+        .header("cache-control", "max-age=0")
         .header("if-none-match", "\"abc\"");
     let answer = request.send()?.expect(200)?;
     ensure!(answer.echoed("accept-language")? == ["mi, en;q=0.5"], "{answer}");
     // One line or two mean the same (RFC 9110 §5.3).
     ensure!(answer.echoed("x-custom")?.join(", ") == "one, two", "{answer}");
     ensure!(answer.echoed("if-none-match")? == ["\"abc\""], "{answer}");
+    ensure!(answer.echoed("cache-control")? == ["max-age=0"], "{answer}");
     ensure!(answer.header("cache-control") == Some("no-store") && answer.origin().is_some(), "{answer}");
     Ok(())
 }

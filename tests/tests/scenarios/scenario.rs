@@ -12,6 +12,7 @@ pub struct Scenario {
     name: &'static str,
     play: Play,
     only: Option<Kind>,
+    long: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -23,17 +24,23 @@ enum Play {
 impl Scenario {
     /// Leaves nothing behind that another scenario could see.
     pub fn shared(name: &'static str, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Shared(play), only: None }
+        Scenario { name, play: Play::Shared(play), only: None, long: false }
     }
 
     /// Kills something, or needs a deployment that nobody else uses.
     pub fn alone(name: &'static str, setup: Setup, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Alone(setup, play), only: None }
+        Scenario { name, play: Play::Alone(setup, play), only: None, long: false }
     }
 
     /// Says something about one kind of deployment only.
     pub fn only(mut self, kind: Kind) -> Scenario {
         self.only = Some(kind);
+        self
+    }
+
+    /// Takes minutes: runs in the long form, with `EDGEKEEP_LONG`, or when ignored tests are asked for.
+    pub fn long(mut self) -> Scenario {
+        self.long = true;
         self
     }
 
@@ -43,7 +50,7 @@ impl Scenario {
         }
         let play = self.play;
         let stage = stage.clone();
-        Some(Trial::test(format!("{}::{}", kind.name(), self.name), move || match play {
+        let trial = Trial::test(format!("{}::{}", kind.name(), self.name), move || match play {
             Play::Shared(scenario) => {
                 let deployment = stage.deployment(kind)?;
                 played(&deployment, scenario(&deployment))
@@ -54,16 +61,22 @@ impl Scenario {
                 let faults = deployment.faults_in_logs().map_err(|error| failed(&error))?;
                 if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
             }
-        }))
+        });
+        Some(trial.with_ignored_flag(self.long && !is_long()))
     }
 }
 
+/// Whether this run is the long form.
+pub fn is_long() -> bool {
+    std::env::var_os("EDGEKEEP_LONG").is_some()
+}
+
 fn played(deployment: &Deployment, outcome: Result<()>) -> Result<(), Failed> {
-    outcome.map_err(|error| format!("{error:?}\n{}", deployment.last_words()).into())
+    outcome.map_err(|error| format!("{error:#}\n{}", deployment.last_words()).into())
 }
 
 fn failed(error: &anyhow::Error) -> Failed {
-    format!("{error:?}").into()
+    format!("{error:#}").into()
 }
 
 type Slot = Arc<OnceLock<Result<Arc<Deployment>, String>>>;
@@ -76,7 +89,7 @@ impl Stage {
     fn deployment(&self, kind: Kind) -> Result<Arc<Deployment>, Failed> {
         let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default().clone();
         let started = slot.get_or_init(|| {
-            Deployment::start(kind, Setup::default()).map(Arc::new).map_err(|error| format!("{error:?}"))
+            Deployment::start(kind, Setup::default()).map(Arc::new).map_err(|error| format!("{error:#}"))
         });
         started.clone().map_err(Failed::from)
     }
