@@ -29,14 +29,21 @@ impl Exchange {
             self.note_own_token(cx);
             return self.admitted(cx);
         }
-        let (token, from_cookie) = match self.credential(cx)? {
-            Credential::Token { token, from_cookie } => (token, from_cookie),
-            Credential::None if mode == AuthMode::Optional => return self.admitted(cx),
-            Credential::None => {
+        let (token, from_cookie) = match self.credential(cx) {
+            Ok(Credential::Token { token, from_cookie }) => (token, from_cookie),
+            Ok(Credential::None) if mode == AuthMode::Optional => {
+                self.note_own_token(cx);
+                return self.admitted(cx);
+            }
+            Ok(Credential::None) => {
                 return Err(Problem::new(
                     ProblemCode::MissingCredential,
                     "send an access token as a bearer token or in Edgekeep's cookie",
                 ));
+            }
+            Err(problem) => {
+                self.attempt = Some(false);
+                return Err(problem);
             }
         };
         self.attempt = Some(false);
@@ -169,8 +176,8 @@ impl Exchange {
                     && pending.freshness == Freshness::Cached;
                 match pending.unverified {
                     Some(entry) if allowed && entry.expires_at > cx.now => self.token_admitted(cx),
+                    // It presented a credential and was not admitted, whoever's fault that is.
                     _ => {
-                        self.attempt = None;
                         self.identity = None;
                         Err(self.store_unavailable())
                     }
@@ -209,13 +216,16 @@ impl Exchange {
         }
     }
 
-    /// On a `none` route a bearer token is the application's own affair, unless it is one of ours: that never passes.
-    fn note_own_token(&mut self, cx: &mut Context<'_>) {
-        let Some(token) = cx.head.header("authorization").and_then(bearer) else { return };
-        self.forward.drop_authorization = match self.rules.verifier().verify(token, cx.now) {
-            Ok(_) => true,
-            Err(error) => error.is_signed_by_us(),
-        };
+    /// Where nobody is asked for a token, one is the application's own affair, unless it is ours: that never passes,
+    /// nor hides behind another line.
+    pub(super) fn note_own_token(&mut self, cx: &Context<'_>) {
+        let verifier = self.rules.verifier();
+        let mut own = false;
+        cx.head.each_header("authorization", &mut |line| {
+            let Some(token) = bearer(line) else { return };
+            own |= verifier.verify(token, cx.now).map_or_else(|error| error.is_signed_by_us(), |_| true);
+        });
+        self.forward.drop_authorization = own;
     }
 }
 

@@ -1,15 +1,24 @@
 //! Forward-auth: another proxy asks whether a request may pass, and takes the identity headers from the answer.
 //!
-//! The original method and URI are believed only from `server.trusted_proxies`. Every answer carries all identity
-//! headers, empty where nothing is known, so that none that a client sent survives the proxy's copy.
+//! The original method and URI are believed only from `server.trusted_proxies`. A path below `/v1/authorize` is Envoy's
+//! word, and then the headers are not: Envoy sets none of them, so they are the client's. Every answer carries all
+//! identity headers, empty where nothing is known, so that none that a client sent survives the proxy's copy.
 
 use super::{Context, Decided, Exchange, Purpose, Reply, Step};
 use crate::config::AuthMode;
 use crate::http::{HeaderEdits, Problem, ProblemCode, header_text};
 use crate::route::CanonicalPath;
 
-/// The identity headers of an answer.
-const IDENTITY: [&str; 4] = ["x-edgekeep-user", "x-edgekeep-session", "x-edgekeep-shard", "x-edgekeep-shard-epoch"];
+/// Everything that an origin believes of Edgekeep.
+const IDENTITY: [&str; 7] = [
+    "x-edgekeep-user",
+    "x-edgekeep-session",
+    "x-edgekeep-shard",
+    "x-edgekeep-shard-epoch",
+    "x-edgekeep-shard-next",
+    "x-edgekeep-shard-previous",
+    "x-edgekeep-signature",
+];
 
 /// The request that the proxy asks about.
 #[derive(Debug)]
@@ -21,21 +30,17 @@ pub(super) struct Original {
 
 impl Exchange {
     pub(super) fn authorize(&mut self, below: Option<&str>, cx: &mut Context<'_>) -> Decided {
-        let from_header = self
-            .client
-            .trusted
-            .then(|| header_text(cx.head, "x-forwarded-uri").or_else(|| header_text(cx.head, "x-original-uri")))
-            .flatten();
-        let method_header = self
-            .client
-            .trusted
-            .then(|| header_text(cx.head, "x-forwarded-method").or_else(|| header_text(cx.head, "x-original-method")))
-            .flatten();
-        let (uri, method) = match (from_header, below) {
-            (Some(uri), _) => (Some(path_of(uri)), method_header.map(str::to_owned)),
-            (None, Some(below)) => (Some(below), Some(method_header.unwrap_or(cx.head.method()).to_owned())),
-            (None, None) => (None, method_header.map(str::to_owned)),
+        let header = |forwarded, original| {
+            header_text(cx.head, forwarded).or_else(|| header_text(cx.head, original)).filter(|_| self.client.trusted)
         };
+        let (uri, method) = match below.filter(|_| self.client.trusted) {
+            Some(below) => (Some(below), Some(cx.head.method())),
+            None => (
+                header("x-forwarded-uri", "x-original-uri").map(path_of),
+                header("x-forwarded-method", "x-original-method"),
+            ),
+        };
+        let method = method.map(str::to_owned);
         // The answer says nothing about a request until this is set: refusals from here on carry blank identities.
         self.purpose = Purpose::Authorize(Original { mode: AuthMode::Session, method: method.clone() });
         let Some(uri) = uri else { return self.admit(AuthMode::Session, cx) };
@@ -65,6 +70,12 @@ impl Exchange {
             {
                 put(&mut reply.head, "x-edgekeep-shard", placement.shard.to_string());
                 put(&mut reply.head, "x-edgekeep-shard-epoch", map.epoch().to_string());
+                if let Some(next) = placement.next {
+                    put(&mut reply.head, "x-edgekeep-shard-next", next.to_string());
+                }
+                if let Some(previous) = placement.previous {
+                    put(&mut reply.head, "x-edgekeep-shard-previous", previous.to_string());
+                }
             }
         }
         Step::Respond(Box::new(reply))
@@ -85,11 +96,12 @@ fn put(head: &mut HeaderEdits, name: &'static str, value: String) {
     head.set(name, value);
 }
 
-/// The path of a URI in origin or absolute form, without its query.
+/// The path of a URI in origin or absolute form, without its query. The query goes first: what stands in it is the
+/// client's to choose and must not pass for another URI.
 fn path_of(uri: &str) -> &str {
-    let uri = match uri.split_once("://") {
-        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
-        None => uri,
-    };
-    uri.split(['?', '#']).next().unwrap_or("/")
+    let uri = uri.split(['?', '#']).next().unwrap_or_default();
+    match uri.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
+        _ => uri,
+    }
 }

@@ -42,7 +42,7 @@ impl Exchange {
         let resource = ResourceId::new(kind.name.as_str(), path.as_str());
         match cx.head.method() {
             "GET" | "HEAD" => {
-                if bypasses(cx) {
+                if bypasses(cx) || self.shows_foreign_credential(cx) {
                     return Ok(None);
                 }
                 let user = self.identity.as_ref().filter(|_| !route.shared).map(|id| id.claims.sub.clone());
@@ -57,17 +57,26 @@ impl Exchange {
                 Ok(Some(Step::Cache(Box::new(CacheOp::Read(wanted)))))
             }
             "PUT" | "DELETE" if kind.strategy == Strategy::WriteBehind && rules.in_force.write_behind => {
+                // What has no shard could never be delivered; a slot in cutover is no reason to refuse.
+                let _ = self.placement(cx)?;
                 self.awaiting = Awaiting::Enqueued;
                 Ok(Some(Step::ReadBody { limit: rules.config.cache.max_entry.0 }))
             }
             "OPTIONS" => Ok(None),
-            _ => {
-                let timeout = route.timeout.unwrap_or(rules.config.balance.response_timeout);
-                let until = cx.now + timeout + MARK_MARGIN;
-                self.awaiting = Awaiting::Cache(Pending::Mark(resource));
-                Ok(Some(Step::Cache(Box::new(CacheOp::BeginWrite { resource, until }))))
-            }
+            _ => Ok(Some(self.begin_write(route, resource, cx))),
         }
+    }
+
+    fn begin_write(&mut self, route: &RouteConfig, resource: ResourceId, cx: &Context<'_>) -> Step {
+        let timeout = route.timeout.unwrap_or(self.rules.config.balance.response_timeout);
+        let until = cx.now + timeout + MARK_MARGIN;
+        self.awaiting = Awaiting::Cache(Pending::Mark(resource));
+        Step::Cache(Box::new(CacheOp::BeginWrite { resource, until }))
+    }
+
+    /// A credential that goes to the origin unread: its answer is for nobody else (RFC 9111 §3.5).
+    fn shows_foreign_credential(&self, cx: &Context<'_>) -> bool {
+        self.identity.is_none() && !self.forward.drop_authorization && cx.head.header("authorization").is_some()
     }
 
     fn cached_route<'r>(&self, rules: &'r super::Rules) -> Option<(&'r RouteConfig, usize, &'r CacheType)> {
@@ -101,22 +110,28 @@ impl Exchange {
     }
 
     /// The origin answered: a read may be kept, a write ends its mark before the client hears of it.
-    pub(super) fn after_origin(&mut self, answer: &dyn AnswerHead, mut reply: Reply, _cx: &mut Context<'_>) -> Decided {
+    pub(super) fn after_origin(&mut self, answer: &dyn AnswerHead, mut reply: Reply, cx: &mut Context<'_>) -> Decided {
         if let Some(resource) = self.forward.cache.marked.take() {
             // A definite refusal changed nothing; of anything else we cannot be sure.
-            let raise = !(400..500).contains(&answer.status());
+            let raise = self.forward.failed || !(400..500).contains(&answer.status());
             return Ok(self.end_write(resource, raise, Ok(Box::new(reply))));
         }
-        if let (Some(ticket), ReplyBody::Origin) = (self.forward.cache.ticket.take(), &reply.body) {
+        // An answer to HEAD lacks the body that a GET would get from the cache.
+        if let (Some(ticket), ReplyBody::Origin, "GET") =
+            (self.forward.cache.ticket.take(), &reply.body, cx.head.method())
+        {
             reply.fill = Some(ticket);
         }
         Ok(Step::Respond(Box::new(reply)))
     }
 
-    /// The origin gave no answer: a write may have happened all the same.
-    pub(super) fn without_answer(&mut self, problem: Problem, _cx: &mut Context<'_>) -> Decided {
+    /// A write that is refused here: what no origin was asked for changed nothing, anything else may have happened.
+    pub(super) fn refused_write(&mut self, problem: Problem) -> Decided {
         match self.forward.cache.marked.take() {
-            Some(resource) => Ok(self.end_write(resource, true, Err(problem))),
+            Some(resource) => {
+                let raise = self.forward.may_have_happened();
+                Ok(self.end_write(resource, raise, Err(problem)))
+            }
             None => Err(problem),
         }
     }
@@ -154,7 +169,11 @@ impl Exchange {
                 Ok(Step::Respond(Box::new(reply)))
             }
             Enqueued::Full if self.rules.config.cache.write_behind.when_full == WhenFull::WriteThrough => {
-                self.place(cx)
+                let rules = self.rules.clone();
+                let Some((route, _, kind)) = self.cached_route(&rules) else { return Err(super::unexpected()) };
+                let path = CanonicalPath::parse(cx.head.path())
+                    .map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
+                Ok(self.begin_write(route, ResourceId::new(kind.name.as_str(), path.as_str()), cx))
             }
             Enqueued::Full => {
                 Err(Problem::new(ProblemCode::QueueFull, "the write-behind queue is full").retry_after(1))

@@ -29,6 +29,10 @@ pub(super) struct Forward {
     current: Option<Current>,
     tried: Vec<OriginId>,
     queue_until: Option<Timestamp>,
+    /// The end of the wait for a map, however many maps come in it.
+    map_until: Option<Timestamp>,
+    /// An attempt ended without an answer.
+    pub failed: bool,
     /// A newer map was already asked for after a 421.
     misdirected: bool,
     /// The answer names its origin in the sticky cookie.
@@ -37,15 +41,20 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    /// The attempt under way is given up.
-    pub fn forget(&mut self) {
-        self.current = None;
+    /// The attempt under way is given up: its origin may have acted on what it got.
+    pub fn give_up(&mut self) {
+        self.failed |= self.current.take().is_some();
+    }
+
+    /// Whether an origin may have acted on the request although none said so.
+    pub fn may_have_happened(&self) -> bool {
+        self.failed || self.current.is_some()
     }
 }
 
 /// The shard of a request.
 #[derive(Clone, Debug)]
-struct Placed {
+pub(super) struct Placed {
     /// A pool, or none for the union of all user-shard pools.
     pool: Option<usize>,
     shard: Option<String>,
@@ -63,7 +72,7 @@ struct Current {
 }
 
 /// Why a map was asked for.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum MapFor {
     /// There is none yet, at a fresh edge.
     First,
@@ -101,7 +110,7 @@ impl Exchange {
     }
 
     /// The shard by the route's rule; or the wait for a map.
-    fn placement(&mut self, cx: &mut Context<'_>) -> Result<Result<Placed, Step>, Problem> {
+    pub(super) fn placement(&mut self, cx: &mut Context<'_>) -> Result<Result<Placed, Step>, Problem> {
         let Purpose::Route { index, key } = &self.purpose else { return Err(super::unexpected()) };
         let rules = self.rules.clone();
         let Some(route) = rules.config.routes.get(*index) else { return Err(super::unexpected()) };
@@ -126,7 +135,7 @@ impl Exchange {
                     .photos
                     .month(key, cx.now)
                     .map_err(|e| Problem::new(ProblemCode::BadInstant, format!("{name}: {e}")))?;
-                let Some(map) = &rules.map else { return Ok(Err(self.load_map(MapFor::First, Epoch(1), cx))) };
+                let Some(map) = &rules.map else { return self.load_map(MapFor::First, Epoch(1), cx).map(Err) };
                 let path = CanonicalPath::parse(cx.head.path())
                     .map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
                 let shard = map.place_photo(month, path.as_str());
@@ -142,10 +151,10 @@ impl Exchange {
 
     fn on_user_shard(&mut self, user: &UserId, cx: &Context<'_>) -> Result<Result<Placed, Step>, Problem> {
         let rules = self.rules.clone();
-        let Some(map) = &rules.map else { return Ok(Err(self.load_map(MapFor::First, Epoch(1), cx))) };
+        let Some(map) = &rules.map else { return self.load_map(MapFor::First, Epoch(1), cx).map(Err) };
         let placement = map.place(user).map_err(|e| Problem::new(ProblemCode::BadIdentity, e.to_string()))?;
         if placement.held {
-            return Ok(Err(self.load_map(MapFor::Cutover, Epoch(map.epoch().0 + 1), cx)));
+            return self.load_map(MapFor::Cutover, Epoch(map.epoch().0 + 1), cx).map(Err);
         }
         let mut placed = self.on_shard(placement.shard.as_str())?;
         placed.next = placement.next.map(|shard| shard.to_string());
@@ -161,9 +170,22 @@ impl Exchange {
         Ok(Placed { pool: Some(pool), shard: Some(shard.to_owned()), next: None, previous: None, epoch: None })
     }
 
-    fn load_map(&mut self, reason: MapFor, min_epoch: Epoch, cx: &Context<'_>) -> Step {
+    fn load_map(&mut self, reason: MapFor, min_epoch: Epoch, cx: &Context<'_>) -> Decided {
+        let until = *self.forward.map_until.get_or_insert(cx.now + MAP_WAIT);
+        if cx.now >= until {
+            return Err(self.without_map(reason));
+        }
         self.awaiting = Awaiting::Map(reason);
-        Step::LoadMap { min_epoch, until: cx.now + MAP_WAIT }
+        Ok(Step::LoadMap { min_epoch, until })
+    }
+
+    fn without_map(&self, reason: MapFor) -> Problem {
+        match reason {
+            MapFor::First => self.store_unavailable(),
+            MapFor::Cutover | MapFor::Misdirected => {
+                Problem::new(ProblemCode::ShardMoving, "its data is being moved; try again").retry_after(1)
+            }
+        }
     }
 
     pub(super) fn map_loaded(
@@ -172,16 +194,9 @@ impl Exchange {
         rules: Option<std::sync::Arc<super::Rules>>,
         cx: &mut Context<'_>,
     ) -> Decided {
-        match (rules, reason) {
-            (Some(rules), _) => {
-                self.rules = rules;
-                self.place(cx)
-            }
-            (None, MapFor::First) => Err(self.store_unavailable()),
-            (None, MapFor::Cutover | MapFor::Misdirected) => {
-                Err(Problem::new(ProblemCode::ShardMoving, "its data is being moved; try again").retry_after(1))
-            }
-        }
+        let Some(rules) = rules else { return Err(self.without_map(reason)) };
+        self.rules = rules;
+        self.place(cx)
     }
 
     /// Chooses an origin and sends the request there.
@@ -190,16 +205,20 @@ impl Exchange {
         match self.pick(&placed, cx) {
             Picked::Origin { pool, origin, lease } => {
                 let Some(chosen) = self.rules.origin(pool, origin) else { return Err(super::unexpected()) };
-                if let Some(pool) = self.rules.pools.get(pool) {
+                // Requests earn retries; retries earn none.
+                if !self.forward.failed
+                    && let Some(pool) = self.rules.pools.get(pool)
+                {
                     pool.budget.earn(self.rules.config.balance.retry_budget);
                 }
                 self.forward.current = Some(Current { pool, origin, id: chosen.id.clone() });
                 let shard = placed.shard.clone().or_else(|| Some(self.rules.pools.get(pool)?.shard?.to_string()));
                 let plan = self.plan(&placed, shard.as_deref(), (pool, origin), lease, cx)?;
+                self.forward.map_until = None;
                 self.awaiting = Awaiting::Answer;
                 Ok(Step::Forward(Box::new(plan)))
             }
-            Picked::Full => {
+            Picked::Full { pool } => {
                 let until = *self.forward.queue_until.get_or_insert(cx.now + self.rules.config.balance.queue_timeout);
                 if !self.rules.in_force.queue || cx.now >= until {
                     return Err(
@@ -207,7 +226,7 @@ impl Exchange {
                     );
                 }
                 self.awaiting = Awaiting::Queue;
-                Ok(Step::Queue { pool: placed.pool.unwrap_or(self.rules.pools.len()), until })
+                Ok(Step::Queue { pool, until })
             }
             Picked::Nothing if self.forward.tried.is_empty() => {
                 Err(Problem::new(ProblemCode::NoOrigin, "no origin of the shard may be tried").retry_after(1))
@@ -242,7 +261,7 @@ impl Exchange {
                         return Picked::Origin { pool, origin, lease };
                     }
                 }
-                Choice::Full => return Picked::Full,
+                Choice::Full => return Picked::Full { pool: at },
                 Choice::Fallback => match rules.fallback {
                     Some(fallback) if fallback != at => {
                         at = fallback;
@@ -253,7 +272,7 @@ impl Exchange {
                 Choice::None => return Picked::Nothing,
             }
         }
-        Picked::Full
+        Picked::Full { pool: at }
     }
 
     fn follow_sticky(&self, origins: &[Origin], cx: &Context<'_>) -> Followed {
@@ -297,7 +316,7 @@ impl Exchange {
             host: self.rules.pools.get(pool).and_then(|pool| pool.host.clone()),
             connect_timeout: config.connect_timeout,
             response_timeout: route.timeout.unwrap_or(config.response_timeout),
-            upgrade: cx.head.header("upgrade").is_some(),
+            upgrade: cx.head.header("upgrade").is_some_and(|protocols| !offers_h2c(protocols)),
             retry_buffer: config.retry_buffer.0,
         })
     }
@@ -400,17 +419,17 @@ impl Exchange {
 
     /// 421 before any effect: the map at hand is older than the origin's.
     fn misdirected(&mut self, epoch: Epoch, replayable: bool, cx: &mut Context<'_>) -> Decided {
-        let moving = Problem::new(ProblemCode::ShardMoving, "the shard has moved; try again").retry_after(1);
+        self.forward.current = None;
         if self.forward.misdirected || !replayable {
-            return Err(moving);
+            return Err(self.without_map(MapFor::Misdirected));
         }
         self.forward.misdirected = true;
-        self.forward.current = None;
-        Ok(self.load_map(MapFor::Misdirected, Epoch(epoch.0 + 1), cx))
+        self.load_map(MapFor::Misdirected, Epoch(epoch.0 + 1), cx)
     }
 
     pub(super) fn origin_failed(&mut self, failed: Failed, cx: &mut Context<'_>) -> Decided {
         let Some(current) = self.forward.current.take() else { return Err(self.store_unavailable()) };
+        self.forward.failed = true;
         if let Some(origin) = self.rules.origin(current.pool, current.origin) {
             origin.state.failed(cx.now);
             if failed.stage == FailedStage::Connect && !failed.timed_out {
@@ -442,10 +461,9 @@ impl Exchange {
             return again;
         }
         if failed.timed_out && !nothing_sent {
-            return self
-                .without_answer(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"), cx);
+            return Err(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"));
         }
-        self.without_answer(Problem::new(ProblemCode::OriginFailed, "the connection to the origin failed"), cx)
+        Err(Problem::new(ProblemCode::OriginFailed, "the connection to the origin failed"))
     }
 
     fn most_attempts(&self) -> usize {
@@ -488,8 +506,15 @@ impl Exchange {
 }
 
 enum Picked {
-    Origin { pool: usize, origin: usize, lease: Lease },
-    Full,
+    Origin {
+        pool: usize,
+        origin: usize,
+        lease: Lease,
+    },
+    /// Every origin of this list is full: a pool, or one beyond the pools for the union of `any`.
+    Full {
+        pool: usize,
+    },
     Nothing,
 }
 
@@ -515,6 +540,11 @@ fn authority_answer(answer: &dyn AnswerHead) -> Step {
     let mut head = HeaderEdits::default();
     strip_response(answer, &mut head);
     Step::Respond(Box::new(Reply { status: answer.status(), head, body: ReplyBody::Origin, fill: None }))
+}
+
+/// After an upgrade to h2c the client would speak HTTP/2 with the origin itself, past every rule. RFC 9113 dropped it.
+fn offers_h2c(protocols: &[u8]) -> bool {
+    protocols.split(|b| *b == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
 /// RFC 9110 §9.2.2.

@@ -85,7 +85,7 @@ impl Exchange {
     }
 
     /// `GET /v1/shards/users/{id}`, for applications with the service credential.
-    pub(super) fn shard_of_user(&self, user: &UserId, cx: &Context<'_>) -> Decided {
+    pub(super) fn shard_of_user(&mut self, user: &UserId, cx: &Context<'_>) -> Decided {
         self.check_service(cx)?;
         let Some(map) = &self.rules.map else { return Err(not_found()) };
         let placement = map.place(user).map_err(|e| Problem::new(ProblemCode::BadIdentity, e.to_string()))?;
@@ -106,7 +106,7 @@ impl Exchange {
     }
 
     /// `GET /v1/shards/photos?at=` or `?from=&to=`.
-    pub(super) fn shards_of_photos(&self, cx: &Context<'_>) -> Decided {
+    pub(super) fn shards_of_photos(&mut self, cx: &Context<'_>) -> Decided {
         self.check_service(cx)?;
         let Some(map) = &self.rules.map else { return Err(not_found()) };
         let query: Vec<(String, String)> =

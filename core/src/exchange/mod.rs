@@ -204,6 +204,7 @@ impl Exchange {
             if let Some(rule) = &route.cors {
                 return Ok(cors::answer_preflight(rule, head));
             }
+            self.note_own_token(cx);
             return self.place(cx);
         }
         self.admit(route.auth, cx)
@@ -330,9 +331,8 @@ impl Exchange {
     /// The request body grew beyond `limits.body` on its way to the origin.
     pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
         self.awaiting = Awaiting::Nothing;
-        self.forward.forget();
-        let decided = self.without_answer(body_too_large(), cx);
-        self.step(decided, cx)
+        self.forward.give_up();
+        self.step(Err(body_too_large()), cx)
     }
 
     /// The end, once: what may be done now, and may be lost.
@@ -393,9 +393,15 @@ impl Exchange {
         }
     }
 
-    /// Turns a refusal into the last step, and notes what the client gets.
+    /// Turns a refusal into the last step, and notes what the client gets. A write that was marked ends its mark first.
     fn step(&mut self, decided: Decided, cx: &mut Context<'_>) -> Step {
-        let mut step = decided.unwrap_or_else(|problem| self.refuse(&problem));
+        let mut step = match decided {
+            Ok(step) => step,
+            Err(problem) => match self.refused_write(problem) {
+                Ok(end_write) => end_write,
+                Err(problem) => self.refuse(&problem),
+            },
+        };
         if let Step::Respond(reply) = &mut step {
             self.awaiting = Awaiting::Nothing;
             self.status = reply.status;

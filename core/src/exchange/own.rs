@@ -106,6 +106,8 @@ impl Exchange {
             Call::ListOwn | Call::EndOwn(_) | Call::EndOthers | Call::Logout => self.admit(AuthMode::Strict, cx),
             Call::Create => {
                 self.check_service(cx)?;
+                // A create succeeds when the session is there.
+                self.attempt = Some(false);
                 self.count_create(cx)?;
                 Ok(self.read_json())
             }
@@ -170,14 +172,20 @@ impl Exchange {
         }
     }
 
-    /// The service credential, as a bearer token.
-    pub(super) fn check_service(&self, cx: &Context<'_>) -> Result<(), Problem> {
+    /// The service credential, as a bearer token. Presenting one is an attempt to authenticate.
+    pub(super) fn check_service(&mut self, cx: &Context<'_>) -> Result<(), Problem> {
         if !self.rules.secrets.has_service() {
             return Err(Problem::new(ProblemCode::Forbidden, "no service token is configured: this call is closed"));
         }
         match cx.head.header("authorization").and_then(bearer) {
-            Some(presented) if self.rules.secrets.is_service(presented) => Ok(()),
-            Some(_) => Err(Problem::new(ProblemCode::InvalidToken, "the service credential is not valid")),
+            Some(presented) if self.rules.secrets.is_service(presented) => {
+                self.attempt = Some(true);
+                Ok(())
+            }
+            Some(_) => {
+                self.attempt = Some(false);
+                Err(Problem::new(ProblemCode::InvalidToken, "the service credential is not valid"))
+            }
             None => Err(Problem::new(ProblemCode::MissingCredential, "send the service credential as a bearer token")),
         }
     }

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::admit::conflicting_cookies;
+use super::admit::{bearer, conflicting_cookies};
 use super::own::{Call, Stored, json_object, text_field};
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Step, cookies, oauth};
 use crate::http::{Cookie, Problem, ProblemCode};
+use crate::metrics::Refresh as RefreshCount;
 use crate::session::{
     Decision, Device, NewSession, RefreshState, RefreshToken, Refusal, Rotate, SessionRow, StoreOp, StoreOutcome,
     created_at_text, decide, steer_session_id,
@@ -42,8 +43,8 @@ pub(super) struct Refreshed {
 pub(super) enum Phase {
     /// The optimistic rotation, or the read that a named client needs first.
     First,
-    /// A decided write: the current token afterwards is the answer.
-    Write,
+    /// A decided write, and what it counts as: the current token afterwards is the answer.
+    Write(RefreshCount),
     /// A reuse that is being revoked.
     Revoke,
 }
@@ -60,10 +61,10 @@ struct Issued {
 impl Exchange {
     pub(super) fn count_create(&self, cx: &Context<'_>) -> Result<(), Problem> {
         let limit = &self.rules.config.limits.creates;
-        let who = cx.head.header("authorization").unwrap_or_default();
+        let who = cx.head.header("authorization").and_then(bearer).unwrap_or_default();
         self.live
             .creates
-            .count(who, limit.count, limit.per, cx.now)
+            .count(who.as_bytes(), limit.count, limit.per, cx.now)
             .map_err(|wait| Problem::new(ProblemCode::TooManyRequests, "limits.creates is used up").retry_after(wait))
     }
 
@@ -87,7 +88,6 @@ impl Exchange {
     }
 
     pub(super) fn create(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Decided {
-        self.attempt = Some(false);
         let config = &self.rules.config.session;
         let bad = |detail: String| Problem::new(ProblemCode::BadRequest, detail);
         let object = json_object(bytes, &["user_id", "device_info", "client_id", "access_ttl"])?;
@@ -137,7 +137,7 @@ impl Exchange {
                 let state = created.new.refresh_state(0);
                 let issued = self.issue(created.new.id, &state, cx)?;
                 let mut reply = Reply::json(201, &token_body(&issued, true));
-                self.dress(&mut reply, &issued);
+                self.dress(&mut reply, &issued, false);
                 Ok(Step::Respond(Box::new(reply)))
             }
             StoreOutcome::Full => Err(Problem::new(
@@ -152,7 +152,10 @@ impl Exchange {
         let (token, from_cookie) = if bytes.trim_ascii().is_empty() {
             match &self.cookies.refresh {
                 Cookie::Value(token) => (token.clone(), true),
-                Cookie::Conflict => return Err(conflicting_cookies()),
+                Cookie::Conflict => {
+                    self.attempt = Some(false);
+                    return Err(conflicting_cookies());
+                }
                 Cookie::Absent => {
                     return Err(Problem::new(
                         ProblemCode::MissingCredential,
@@ -166,6 +169,7 @@ impl Exchange {
                 .ok_or_else(|| Problem::new(ProblemCode::BadRequest, "refresh_token is required"))?;
             (token, false)
         };
+        self.attempt = Some(false);
         if from_cookie {
             self.check_cross_site(cx)?;
         }
@@ -213,12 +217,16 @@ impl Exchange {
         let from_cookie = refreshed.from_cookie;
         match outcome {
             StoreOutcome::Rotated(state) => {
-                if refreshed.phase == Phase::First {
-                    cx.local.metrics.refresh(crate::metrics::Refresh::Rotated);
-                }
+                cx.local.metrics.refresh(match refreshed.phase {
+                    Phase::Write(counted) => counted,
+                    Phase::First | Phase::Revoke => RefreshCount::Rotated,
+                });
                 self.answer_refresh(&refreshed, &state, cx)
             }
-            StoreOutcome::Revoked { .. } => Err(self.refresh_refused("was used before".to_owned(), from_cookie, cx)),
+            StoreOutcome::Revoked { .. } => {
+                cx.local.metrics.refresh(RefreshCount::Reuse);
+                Err(self.refresh_refused("was used before".to_owned(), from_cookie, cx))
+            }
             StoreOutcome::Missing => Err(self.refresh_refused("has no session".to_owned(), from_cookie, cx)),
             StoreOutcome::Mismatch(state, epoch) | StoreOutcome::State(state, epoch) => {
                 if refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
@@ -228,9 +236,9 @@ impl Exchange {
                 let id = refreshed.presented.session;
                 let decision =
                     decide(id, refreshed.presented.counter, refreshed.device, &state, epoch, &rotation, cx.now);
-                let write = match decision {
+                let (write, counted) = match decision {
                     Decision::Reissue => {
-                        cx.local.metrics.refresh(crate::metrics::Refresh::Reissued);
+                        cx.local.metrics.refresh(RefreshCount::Reissued);
                         return self.answer_refresh(&refreshed, &state, cx);
                     }
                     Decision::Refuse(reason) => {
@@ -242,30 +250,20 @@ impl Exchange {
                         return Err(self.refresh_refused(why.to_owned(), from_cookie, cx));
                     }
                     Decision::Revoke => {
-                        cx.local.metrics.refresh(crate::metrics::Refresh::Reuse);
                         refreshed.phase = Phase::Revoke;
                         self.awaiting = Awaiting::Stored(Stored::Refreshed(refreshed));
                         return Ok(Step::Store(Box::new(StoreOp::Revoke { id, user: None, now: cx.now })));
                     }
                     Decision::Rotate { write, recovered } => {
-                        let counted = if recovered {
-                            crate::metrics::Refresh::ForwardRecovery
-                        } else {
-                            crate::metrics::Refresh::Rotated
-                        };
-                        cx.local.metrics.refresh(counted);
-                        write
+                        (write, if recovered { RefreshCount::ForwardRecovery } else { RefreshCount::Rotated })
                     }
-                    Decision::ReissueLost(write) => {
-                        cx.local.metrics.refresh(crate::metrics::Refresh::LostAnswer);
-                        write
-                    }
+                    Decision::ReissueLost(write) => (write, RefreshCount::LostAnswer),
                 };
                 if refreshed.attempts >= MAX_ATTEMPTS {
                     return Err(self.store_unavailable());
                 }
                 refreshed.attempts += 1;
-                refreshed.phase = Phase::Write;
+                refreshed.phase = Phase::Write(counted);
                 self.awaiting = Awaiting::Stored(Stored::Refreshed(refreshed));
                 Ok(Step::Store(Box::new(StoreOp::Replace(write))))
             }
@@ -286,7 +284,7 @@ impl Exchange {
         }
         // Tokens that live in HttpOnly cookies are not shown to scripts.
         let mut reply = Reply::json(200, &token_body(&issued, !refreshed.from_cookie));
-        self.dress(&mut reply, &issued);
+        self.dress(&mut reply, &issued, refreshed.from_cookie);
         Ok(Step::Respond(Box::new(reply)))
     }
 
@@ -330,9 +328,11 @@ impl Exchange {
         })
     }
 
-    fn dress(&self, reply: &mut Reply, issued: &Issued) {
+    /// `in_cookies`: the client keeps its tokens there and is shown them nowhere else, even when cookies were switched
+    /// off meanwhile.
+    fn dress(&self, reply: &mut Reply, issued: &Issued, in_cookies: bool) {
         reply.head.set("cache-control", "no-store");
-        if self.rules.config.session.cookies {
+        if in_cookies || self.rules.config.session.cookies {
             let access = (issued.access.as_str(), issued.expires_in);
             cookies::set(&mut reply.head, access, (issued.refresh.as_str(), issued.refresh_expires_in));
         }

@@ -59,18 +59,12 @@ impl Body for Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        match self {
-            // hyper does not ask a body that is empty from the start.
-            Download::Bytes(bytes, ending) => {
-                if let Some(ending) = ending.take() {
-                    if bytes.as_ref().is_none_or(Bytes::is_empty) { ending.sent() } else { ending.aborted() }
-                }
-            }
-            Download::Origin(incoming, ending) => {
-                if let Some(ending) = ending.take() {
-                    if incoming.is_end_stream() { ending.sent() } else { ending.aborted() }
-                }
-            }
+        // hyper does not ask a body that is empty from the start. Any other ending dropped here is an abort.
+        if self.is_end_stream()
+            && let Download::Bytes(_, ending) | Download::Origin(_, ending) = self
+            && let Some(ending) = ending.take()
+        {
+            ending.sent();
         }
     }
 }

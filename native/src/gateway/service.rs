@@ -34,13 +34,15 @@ use crate::store::Load;
 /// How often a waiting request looks whether a newer map came.
 const MAP_POLL: Duration = Duration::from_millis(50);
 
-/// What the end of a response ends.
+/// A request from its begin to the end of its response. Dropped before that end, its client has left: the exchange is
+/// finished either way, exactly once.
 pub struct Ending {
     worker: Rc<Worker>,
     exchange: Exchange,
     activity: Activity,
     method: http::Method,
     started: Instant,
+    finished: bool,
     /// Held until the response ends.
     lease: Option<edgekeep_core::balance::Lease>,
     /// The origin's connection, to be kept when the response ends well.
@@ -48,6 +50,7 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// The response was sent to its end.
     pub fn sent(mut self: Box<Self>) {
         if let Some((url, sender)) = self.connection.take() {
             self.worker.origins.put(&url, sender);
@@ -55,11 +58,10 @@ impl Ending {
         self.finish(Finished::Sent);
     }
 
-    pub fn aborted(mut self: Box<Self>) {
-        self.finish(Finished::Aborted);
-    }
-
     fn finish(&mut self, how: Finished) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
         drop(self.lease.take());
         self.activity.request_ended();
         let after = self.worker.with_local(|local| self.exchange.finished(how, now(), local));
@@ -69,6 +71,12 @@ impl Ending {
         if self.worker.access_log {
             self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
         }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.finish(Finished::Aborted);
     }
 }
 
@@ -86,21 +94,26 @@ pub async fn serve(
     let rules = worker.rules.load_full();
     let upload = Upload::new(incoming, rules.config.limits.body.0);
     let head = RequestHead { parts: &parts, peer };
-    let (exchange, step) = worker
-        .with_local(|local| Exchange::begin(&rules, &worker.live, &mut Context { head: &head, now: now(), local }));
-    let drive = Drive { worker: &worker, head: &head, upload: &upload, exchange, answer: None, lease: None };
-    let (mut drive, reply) = drive.drive(step).await;
-    drive.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
-    let Drive { exchange, answer, lease, .. } = drive;
+    let (exchange, step) = worker.with_local(|local| {
+        let cx = &mut Context { head: &head, now: now(), local };
+        if head.size() > rules.config.server.max_header_bytes.0 {
+            return Exchange::begin_refused(&rules, &worker.live, Problem::headers_too_large(), cx);
+        }
+        Exchange::begin(&rules, &worker.live, cx)
+    });
     let ending = Box::new(Ending {
-        worker: worker.clone(),
+        worker,
         exchange,
         activity,
         method: parts.method.clone(),
         started,
-        lease,
+        finished: false,
+        lease: None,
         connection: None,
     });
+    let (Drive { mut ending, answer, .. }, reply) =
+        Drive { head: &head, upload: &upload, ending, answer: None }.drive(step).await;
+    ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
 }
 
@@ -112,12 +125,10 @@ struct Answer {
 }
 
 struct Drive<'a> {
-    worker: &'a Rc<Worker>,
     head: &'a RequestHead<'a>,
     upload: &'a Upload,
-    exchange: Exchange,
+    ending: Box<Ending>,
     answer: Option<Answer>,
-    lease: Option<edgekeep_core::balance::Lease>,
 }
 
 impl Drive<'_> {
@@ -129,7 +140,7 @@ impl Drive<'_> {
                 Step::Session { id, user, freshness, .. } => {
                     // Both kinds ask the one embedded store; a cached one is spared by the near cache in core.
                     let (Freshness::Cached | Freshness::Primary) = freshness;
-                    let answer = match self.worker.store.load(id, now()).await {
+                    let answer = match self.ending.worker.store.load(id, now()).await {
                         Load::Loaded(session) => SessionAnswer::Loaded(session),
                         Load::Missing => SessionAnswer::Missing,
                         Load::Unavailable => SessionAnswer::Unavailable,
@@ -138,14 +149,16 @@ impl Drive<'_> {
                     self.event(|exchange, cx| exchange.session(answer, cx))
                 }
                 Step::Store(op) => {
-                    let outcome = self.worker.store.perform(*op).await;
+                    let outcome = self.ending.worker.store.perform(*op).await;
                     self.event(|exchange, cx| exchange.stored(outcome, cx))
                 }
                 Step::ReadBody { limit } => {
-                    let body = match self.upload.collect(limit).await {
-                        Ok(Some(bytes)) => ReadBody::Bytes(bytes),
-                        Ok(None) => ReadBody::TooLarge,
-                        Err(_) => ReadBody::Gone,
+                    // A small body of our own calls gets the time of a head.
+                    let within = span(self.ending.exchange.rules().config.server.header_timeout);
+                    let body = match tokio::time::timeout(within, self.upload.collect(limit)).await {
+                        Ok(Ok(Some(bytes))) => ReadBody::Bytes(bytes),
+                        Ok(Ok(None)) => ReadBody::TooLarge,
+                        Ok(Err(_)) | Err(_) => ReadBody::Gone,
                     };
                     self.event(|exchange, cx| exchange.body(body, cx))
                 }
@@ -164,13 +177,14 @@ impl Drive<'_> {
     }
 
     fn event(&mut self, feed: impl FnOnce(&mut Exchange, &mut Context<'_>) -> Step) -> Step {
-        let (exchange, head) = (&mut self.exchange, self.head);
-        self.worker.with_local(|local| feed(exchange, &mut Context { head, now: now(), local }))
+        let Ending { worker, exchange, .. } = &mut *self.ending;
+        let head = self.head;
+        worker.with_local(|local| feed(exchange, &mut Context { head, now: now(), local }))
     }
 
     async fn newer_map(&self, min_epoch: Epoch, until: Timestamp) -> Option<Arc<Rules>> {
         loop {
-            let rules = self.worker.rules.load_full();
+            let rules = self.ending.worker.rules.load_full();
             if rules.map().is_some_and(|map| map.epoch() >= min_epoch) {
                 return Some(rules);
             }
@@ -183,22 +197,17 @@ impl Drive<'_> {
 
     async fn forward(&mut self, mut plan: Plan) -> Step {
         self.answer = None;
-        self.lease = plan.lease.take();
+        self.ending.lease = plan.lease.take();
         match self.send(plan).await {
             Ok(answer) => {
                 let replayable = self.upload.is_replayable();
-                let step = {
-                    let (exchange, head) = (&mut self.exchange, self.head);
-                    let answered = ResponseHead(&answer.parts);
-                    self.worker.with_local(|local| {
-                        exchange.answered(&answered, replayable, &mut Context { head, now: now(), local })
-                    })
-                };
+                let answered = ResponseHead(&answer.parts);
+                let step = self.event(|exchange, cx| exchange.answered(&answered, replayable, cx));
                 self.answer = Some(answer);
                 step
             }
             Err(failed) => {
-                self.lease = None;
+                self.ending.lease = None;
                 if self.upload.is_too_large() {
                     return self.event(|exchange, cx| exchange.body_too_large(cx));
                 }
@@ -209,7 +218,7 @@ impl Drive<'_> {
 
     async fn send(&self, plan: Plan) -> Result<Answer, Failed> {
         let failed = |stage, timed_out| Failed { stage, timed_out, replayable: self.upload.is_replayable() };
-        let rules = self.exchange.rules().clone();
+        let rules = self.ending.exchange.rules().clone();
         let url = match plan.to {
             Destination::Origin { pool, origin } => rules.url(pool, origin),
             Destination::Authority => None,
@@ -217,9 +226,9 @@ impl Drive<'_> {
         let Some(url) = url else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
         let request = self.request(plan, &rules, url);
-        let mut sender = match self.worker.origins.take(url) {
+        let mut sender = match self.ending.worker.origins.take(url) {
             Some(sender) => sender,
-            None => match self.worker.origins.connect(url, connect_timeout).await {
+            None => match self.ending.worker.origins.connect(url, connect_timeout).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     tracing::debug!(origin = %url, %error, "no connection to the origin");
@@ -350,9 +359,8 @@ fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
             Ok(())
         }
         .await;
-        match joined {
-            Ok(()) => ending.sent(),
-            Err(_) => ending.aborted(),
+        if joined.is_ok() {
+            ending.sent();
         }
     });
 }
