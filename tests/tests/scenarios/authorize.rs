@@ -31,6 +31,9 @@ fn ask(d: &Deployment, method: &str, uri: &str) -> Request {
         .header("x-forwarded-host", "app.example")
 }
 
+/// What else a client could spoof: it is always there too, and empty where a route says nothing of it.
+const OTHERS: [&str; 3] = ["x-edgekeep-shard-next", "x-edgekeep-shard-previous", "x-edgekeep-signature"];
+
 /// The identity headers, each of which is always there.
 fn identity(answer: &Answer) -> Result<[String; 4]> {
     let mut values = [String::new(), String::new(), String::new(), String::new()];
@@ -38,6 +41,9 @@ fn identity(answer: &Answer) -> Result<[String; 4]> {
         let all: Vec<&str> = answer.headers(name).collect();
         ensure!(all.len() == 1, "{name} is {all:?} in {answer}");
         *value = all.first().context("one")?.to_string();
+    }
+    for name in OTHERS {
+        ensure!(answer.headers(name).eq([""]), "{name} in {answer}");
     }
     Ok(values)
 }
@@ -68,7 +74,9 @@ fn a_trusted_proxy_gets_the_routes_answer(d: &Deployment) -> Result<()> {
 
 fn every_answer_carries_all_identity_headers(d: &Deployment) -> Result<()> {
     // So that none that a client sent survives the proxy's copy.
-    let spoofed = |request: Request| IDENTITY.into_iter().fold(request, |request, name| request.header(name, "admin"));
+    let spoofed = |request: Request| {
+        IDENTITY.into_iter().chain(OTHERS).fold(request, |request, name| request.header(name, "admin"))
+    };
     for request in [
         ask(d, "GET", "/echo/x"),
         ask(d, "GET", "/echo/open/x"),
@@ -100,10 +108,12 @@ fn an_ambiguous_original_path_is_refused(d: &Deployment) -> Result<()> {
 
 fn envoy_puts_the_path_below(d: &Deployment) -> Result<()> {
     let session = d.login("envoy")?;
-    d.get("/v1/authorize/echo/x").send()?.problem(401, "missing_credential")?;
-    d.get("/v1/authorize/echo/open/x").send()?.expect(200)?;
-    let answer = d.get("/v1/authorize/echo/account/x?y=1").bearer(&session.access).send()?.expect(200)?;
+    let below = |path: &str| d.get(&format!("/v1/authorize{path}")).from(TRUSTED_PROXY);
+    below("/echo/x").send()?.problem(401, "missing_credential")?;
+    below("/echo/open/x").send()?.expect(200)?;
+    let answer = below("/echo/account/x?y=1").bearer(&session.access).send()?.expect(200)?;
     ensure!(identity(&answer)?.first().is_some_and(|user| user == "envoy"), "{answer}");
+    below("//account").send()?.problem(400, "bad_path")?;
     Ok(())
 }
 
@@ -113,8 +123,9 @@ fn an_untrusted_caller_cannot_choose_the_route(d: &Deployment) -> Result<()> {
         let request = d.get("/v1/authorize").from(stranger).header("x-forwarded-uri", "/echo/open/x");
         request.header("x-forwarded-method", "GET").header("x-original-uri", "/echo/open/x")
     };
-    // Its headers are not read: without a route the mode is `session`.
+    // Its headers and the path below are not read: without a route the mode is `session`.
     ask().send()?.problem(401, "missing_credential")?;
+    d.get("/v1/authorize/echo/open/x").from(stranger).send()?.problem(401, "missing_credential")?;
     let session = d.login("stranger")?;
     ask().bearer(&session.access).send()?.expect(200)?;
     Ok(())
