@@ -1,7 +1,8 @@
 // The Worker's entry. It owns the request and the response, and moves text between them and the wasm module; every
 // rule is in Rust (the text's form: edge/src/wire.rs, the calls: edge/src/lib.rs). The common path makes one synchronous
 // call before `fetch` and one after it, and copies only the headers that Rust names.
-import { afterwards, answered, begin, proceed, ready, start } from "edgekeep";
+import { afterwards, answered, begin, body, failed, proceed, ready, start } from "edgekeep";
+import config from "./config.json";
 
 let requestNames = [];
 let responseNames = [];
@@ -11,74 +12,143 @@ export default {
     try {
       return await exchange(request, env, ctx);
     } catch (error) {
-      return failed(error);
+      return internalError(error);
     }
   },
 };
 
-function exchange(request, env, ctx) {
+async function exchange(request, env, ctx) {
   // A new isolate, or a new instance after a trap.
   if (!ready()) {
-    [requestNames, responseNames] = start(env).split("\n").map((names) => (names ? names.split(",") : []));
+    [requestNames, responseNames] = start(env, config).split("\n").map((names) => names.split(","));
   }
-  const plan = begin(headOf(request), Date.now());
-  switch (plan[0]) {
-    case "F":
-      return forward(plan, request, env, ctx);
-    case "R":
-      return reply(plan);
-    case "P":
-      return proceed(+plan.slice(1), request, env, ctx, undefined);
-    default:
-      throw new Error("begin returned nothing");
+  // The request's body as it is sent on, and whether it can be sent once more.
+  const sent = { body: request.body, again: request.body === null };
+  let order = begin(headOf(request), Date.now());
+  for (;;) {
+    switch (order[0]) {
+      case "F": {
+        const outcome = await forward(order, request, sent, env, ctx);
+        if (typeof outcome !== "string") return outcome;
+        order = outcome;
+        break;
+      }
+      case "R":
+        return reply(order, env, ctx);
+      case "P":
+        order = await proceed(+order.slice(1));
+        break;
+      case "B": {
+        const [number, limit] = order.slice(1).split(" ").map(Number);
+        const bytes = await read(request, limit);
+        alive();
+        order = body(number, bytes, Date.now());
+        break;
+      }
+      default:
+        throw new Error("no order came");
+    }
   }
 }
 
-async function forward(plan, request, env, ctx) {
+// The answer, or the next order.
+async function forward(plan, request, sent, env, ctx) {
   const lines = plan.split("\n");
-  const [number, timeout] = lines[0].slice(1).split(" ", 2).map(Number);
+  const [number, timeout, buffer] = lines[0].slice(1).split(" ").map(Number);
   const headers = new Headers(request.headers);
-  edit(headers, lines, 2, lines.length);
+  edit(headers, lines, 2);
+  if (!sent.again && keeps(request, buffer)) {
+    sent.body = await request.arrayBuffer();
+    sent.again = true;
+  }
 
   // The limit is for the head only: a signal that fires later would cut the body.
-  const abort = timeout ? new AbortController() : undefined;
-  const timer = timeout ? setTimeout(() => abort.abort(), timeout) : undefined;
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(), timeout);
   let response;
   try {
     // One copy of the headers and none of the request; the body stays a stream of known length. Redirects belong to the
-    // client.
+    // client, and Cloudflare's own cache knows nothing of users.
     response = await fetch(lines[1], {
       method: request.method,
       headers,
-      body: request.body,
+      body: sent.body,
       redirect: "manual",
-      signal: abort?.signal,
+      cache: "no-store",
+      signal: abort.signal,
     });
   } catch (error) {
-    return proceed(number, request, env, ctx, abort?.signal.aborted ? "timeout" : error);
+    if (!abort.signal.aborted) console.error(`origin: ${error}`);
+    alive();
+    return failed(number, abort.signal.aborted, sent.again, Date.now());
   } finally {
     clearTimeout(timer);
   }
 
-  // Not ready: another request trapped meanwhile, and this exchange went with the old instance; `proceed` says so.
-  const edits = ready() ? answered(number, response.status, valuesOf(response.headers, responseNames), Date.now()) : "";
-  if (edits === "") return proceed(number, request, env, ctx, response);
-  if (edits[1] === "1") ctx.waitUntil(afterwards(number, env));
-  if (edits.length === 2) return response;
-  // A fetched response's headers are immutable; this one shares its body, its status and its WebSocket.
-  const changed = new Response(response.body, response);
-  const changes = edits.split("\n");
-  edit(changed.headers, changes, 1, changes.length);
-  return changed;
+  alive();
+  const values = valuesOf(response.headers, responseNames) + cookiesOf(response.headers);
+  const order = answered(number, response.status, values, sent.again, Date.now());
+  if (order[0] === "E") return edited(response, order, env, ctx);
+  // A body that nobody reads holds one of the few connections that a request may have open.
+  ctx.waitUntil(Promise.resolve(response.body?.cancel()).catch(() => {}));
+  return order;
 }
 
-function reply(text) {
-  const end = text.indexOf("\n\n");
-  const lines = text.slice(1, end).split("\n");
+// The origin's response, its head changed as Rust says. A fetched response's headers are immutable: the copy, made only
+// when there is something to change, shares its body, its status and its WebSocket.
+function edited(response, order, env, ctx) {
+  const lines = order.split("\n");
+  due(lines[0].slice(1), ctx);
+  point(lines[1], response.status, env);
+  if (!lines.some((line, at) => at > 1 && changes(response.headers, line))) return response;
+  const copy = new Response(response.body, response);
+  edit(copy.headers, lines, 2);
+  return copy;
+}
+
+function reply(order, env, ctx) {
+  const end = order.indexOf("\n\n");
+  const lines = order.slice(1, end).split("\n");
+  const [status, number] = lines[0].split(" ");
+  due(number, ctx);
+  point(lines[1], +status, env);
   const headers = new Headers();
-  edit(headers, lines, 1, lines.length);
-  const body = text.slice(end + 2);
-  return new Response(body === "" ? null : body, { status: +lines[0], headers });
+  edit(headers, lines, 2);
+  const text = order.slice(end + 2);
+  return new Response(text === "" ? null : text, { status: +status, headers });
+}
+
+function due(number, ctx) {
+  if (number !== "-") ctx.waitUntil(afterwards(+number));
+}
+
+// One data point an exchange: its route, its status, how long it took.
+function point(text, status, env) {
+  const space = text.indexOf(" ");
+  env.POINTS?.writeDataPoint({ indexes: [text.slice(space + 1)], doubles: [status, +text.slice(0, space)] });
+}
+
+// Another request may have trapped meanwhile: this exchange went with the old instance.
+function alive() {
+  if (!ready()) throw new Error("the exchange went with its instance");
+}
+
+// A body of known length that is short enough to be kept.
+function keeps(request, buffer) {
+  const length = request.headers.get("content-length");
+  return length !== null && +length <= buffer;
+}
+
+// The whole body; undefined when it is longer than the limit.
+async function read(request, limit) {
+  const parts = [];
+  let length = 0;
+  for await (const part of request.body ?? []) {
+    length += part.byteLength;
+    if (length > limit) return undefined;
+    parts.push(part);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 function headOf(request) {
@@ -94,8 +164,26 @@ function valuesOf(headers, names) {
   return values;
 }
 
-function edit(headers, lines, from, to) {
-  for (let at = from; at < to; at++) {
+function cookiesOf(headers) {
+  let lines = "";
+  for (const line of headers.getSetCookie()) lines += `\n${line}`;
+  return lines;
+}
+
+// Whether an edit would change anything.
+function changes(headers, line) {
+  switch (line[0]) {
+    case "-":
+      return headers.has(line.slice(1));
+    case "*":
+      return namesFrom(headers, line.slice(1)).length > 0;
+    default:
+      return true;
+  }
+}
+
+function edit(headers, lines, from) {
+  for (let at = from; at < lines.length; at++) {
     const line = lines[at];
     const colon = line.indexOf(":");
     switch (line[0]) {
@@ -108,21 +196,25 @@ function edit(headers, lines, from, to) {
       case "-":
         headers.delete(line.slice(1));
         break;
-      case "*": {
-        const prefix = line.slice(1);
-        for (const name of [...headers.keys()]) if (name.startsWith(prefix)) headers.delete(name);
+      case "*":
+        for (const name of namesFrom(headers, line.slice(1))) headers.delete(name);
         break;
-      }
     }
   }
 }
 
-// A trap, or a binding that is missing: the reason goes to the log, never to the client. The next call into the module
-// gets a fresh instance.
-function failed(error) {
+function namesFrom(headers, prefix) {
+  const names = [];
+  for (const name of headers.keys()) if (name.startsWith(prefix)) names.push(name);
+  return names;
+}
+
+// A trap, a configuration or a binding that is wrong: the reason goes to the log, never to the client. The next call
+// into the module gets a fresh instance.
+function internalError(error) {
   console.error(error?.stack ?? error);
-  const body = JSON.stringify({ type: "about:blank", status: 500, code: "internal" });
-  return new Response(body, {
+  const text = JSON.stringify({ type: "urn:edgekeep:problem:internal", title: "Internal error", status: 500, code: "internal" });
+  return new Response(text, {
     status: 500,
     headers: { "content-type": "application/problem+json", "cache-control": "no-store" },
   });

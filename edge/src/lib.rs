@@ -6,13 +6,21 @@
 //! ```text
 //! entry.js                                             this crate
 //! ready() ────────────────────────────────────────────▶ false when this instance has not started
-//!    start(env) ──────────────────────────────────────▶ the names of the headers that matter
-//! begin(head, now) ───────────────────────────────────▶ a reply, a plan with an exchange's number, or "go on"
-//! fetch(plan), then ready() again
-//! answered(number, status, head, now) ────────────────▶ edits to the response's head, or nothing
-//! proceed(number, request, env, ctx, outcome) ────────▶ a promise of a response: all that cannot be decided at once
-//! afterwards(number, env) ────────────────────────────▶ a promise for `waitUntil`: what may be lost
+//!    start(env, config) ──────────────────────────────▶ the names of the headers that matter
+//! begin(head, now) ───────────────────────────────────▶ what to do
+//!    "F": fetch, then ready() again
+//!       answered(number, status, head, replayable, now) ▶ what to do
+//!       failed(number, timedOut, replayable, now) ────▶ what to do
+//!    "B": body(number, bytes, now) ───────────────────▶ what to do
+//!    "P": proceed(number) ────────────────────────────▶ a promise of what to do: all that cannot be decided at once
+//!    "R", "E": the answer
+//! afterwards(number) ─────────────────────────────────▶ a promise for `waitUntil`: what may be lost
 //! ```
+//!
+//! On the common path (token valid, session in the near cache) that is `begin`, one fetch and `answered`.
+//!
+//! `drive` is that loop, `proceed` what has to be awaited in it, `sessions` what KV keeps, `authority` the region that
+//! is asked, `isolate` what lives between requests.
 //!
 //! **One instance an isolate.** Statics live as long as the wasm instance and are shared by the requests that it
 //! serves at the same time, so nothing is borrowed across an await and no request awaits what another one started.
@@ -27,20 +35,24 @@
 //! replace the instance, so the first call after a trap must take no string: it would hand the new instance a pointer
 //! into the old one's memory. `ready` takes none, and nothing can trap between it and the call that follows.
 //!
-//! Dependencies, each for what it is best at: `worker` wraps the platform's bindings, `web-sys` the request and the
-//! response, `getrandom` asks `crypto` for the seed.
+//! Dependencies, each for what it is best at: `worker` wraps the platform's bindings, `web-sys` fetches, `serde_json`
+//! reads KV's and the authority's JSON, `getrandom` asks `crypto` for the seed.
 
-mod decision;
+mod authority;
+mod drive;
+mod head;
 mod isolate;
+mod kv;
+mod log;
 mod parked;
 mod proceed;
+mod sessions;
 mod wire;
 
-use edgekeep_core::Timestamp;
 use wasm_bindgen::prelude::*;
-use worker::{Env, console_error, worker_sys};
+use worker::Env;
 
-use crate::decision::Decision;
+use crate::proceed::timestamp;
 
 /// Whether this instance has started; false in a new isolate and after a trap. Called before any call with a string.
 #[wasm_bindgen]
@@ -48,79 +60,54 @@ pub fn ready() -> bool {
     isolate::with(|_| ()).is_some()
 }
 
-/// Prepares this isolate with what `env` binds and a seed from the system.
+/// Prepares this isolate with its configuration, what `env` binds and a seed from the system.
 ///
 /// Called inside a request, since workerd gives no randomness to a module's global scope. Returns two lines: the names
 /// of the request headers that [`begin`] wants and of the response headers that [`answered`] wants, each joined by a
-/// comma. Fails with the reason when a binding is missing or wrong.
+/// comma. Fails with the reason when the configuration or a binding is missing or wrong.
 #[wasm_bindgen]
 #[allow(clippy::needless_pass_by_value, reason = "a value handed over by JavaScript")]
-pub fn start(env: Env) -> Result<String, JsError> {
-    isolate::start(&env).map_err(|error| JsError::new(&error.to_string()))?;
-    Ok(format!("{}\n{}", decision::REQUEST_HEADERS.join(","), decision::RESPONSE_HEADERS.join(",")))
+pub fn start(env: Env, config: &str) -> Result<String, JsError> {
+    isolate::start(&env, config).map_err(|error| JsError::new(&error.to_string()))?;
+    let requests: Vec<&str> = head::request_headers().collect();
+    Ok(format!("{}\n{}", requests.join(","), head::RESPONSE_HEADERS.join(",")))
 }
 
-/// Decides a request from its head (see [`wire::RequestHead`]) at `now` (milliseconds since the epoch). Returns a
-/// [`wire`] answer; nothing when the isolate has not started, which [`ready`] tells.
+/// Decides a request from its head at `now` (milliseconds since the epoch). Returns what to do (see [`wire`]); nothing
+/// when the isolate has not started, which [`ready`] tells.
 #[wasm_bindgen]
-pub fn begin(head: &str, now: f64) -> String {
-    let now = timestamp(now);
-    isolate::with(|isolate| match decision::begin(isolate, &wire::RequestHead::parse(head), now) {
-        Decision::Reply(reply) => reply.encode(),
-        Decision::Forward(plan, exchange) => match isolate.parked.park(exchange, now) {
-            Some(number) => plan.encode(number),
-            None => decision::overloaded().encode(),
-        },
-        Decision::Proceed(exchange) => match isolate.parked.park(exchange, now) {
-            Some(number) => wire::proceed(number),
-            None => decision::overloaded().encode(),
-        },
-    })
-    .unwrap_or_default()
+pub fn begin(head: String, now: f64) -> String {
+    isolate::with(|isolate| isolate.begin(head, timestamp(now))).unwrap_or_default()
 }
 
-/// Decides what becomes of an origin's answer, from its status and its named headers. Returns the edits as a [`wire`]
-/// answer; nothing when the exchange has to go on asynchronously (or is unknown, which [`proceed`] answers).
+/// Decides what becomes of an origin's answer, from its status and its named headers. `replayable`: the request's body
+/// can be sent once more.
 #[wasm_bindgen]
-pub fn answered(number: f64, status: u16, head: &str, now: f64) -> String {
-    let now = timestamp(now);
-    isolate::with(|isolate| {
-        let exchange = isolate.parked.get(number)?;
-        let (edits, due) = decision::answered(exchange, status, &wire::ResponseHead::parse(head), now)?;
-        if !due {
-            isolate.parked.take(number);
-        }
-        Some(wire::edits(&edits, due))
-    })
-    .flatten()
-    .unwrap_or_default()
+pub fn answered(number: f64, status: u16, head: &str, replayable: bool, now: f64) -> String {
+    let head = head::ResponseHead::parse(status, head);
+    isolate::with(|isolate| isolate.answered(number, &head, replayable, timestamp(now))).unwrap_or_default()
 }
 
-/// Carries an exchange on where something has to be awaited. `outcome` is the origin's response when one came,
-/// `"timeout"` or the error when none did, and undefined when nothing was sent yet.
+/// Decides what follows when no response's head came.
 #[wasm_bindgen]
-pub async fn proceed(
-    number: f64,
-    request: web_sys::Request,
-    env: Env,
-    ctx: worker_sys::Context,
-    outcome: JsValue,
-) -> Result<web_sys::Response, JsValue> {
-    let exchange = isolate::with(|isolate| isolate.parked.take(number)).flatten();
-    let outcome = proceed::Outcome::from_js(outcome);
-    proceed::proceed(exchange, request, env, worker::Context::new(ctx), outcome).await.map_err(JsValue::from)
+pub fn failed(number: f64, timed_out: bool, replayable: bool, now: f64) -> String {
+    isolate::with(|isolate| isolate.failed(number, timed_out, replayable, timestamp(now))).unwrap_or_default()
+}
+
+/// Hands over the body that was asked for; nothing when it was larger than that.
+#[wasm_bindgen]
+pub fn body(number: f64, bytes: Option<Vec<u8>>, now: f64) -> String {
+    isolate::with(|isolate| isolate.body(number, bytes, timestamp(now))).unwrap_or_default()
+}
+
+/// Performs what an exchange waits for, and says what to do then.
+#[wasm_bindgen]
+pub async fn proceed(number: f64) -> String {
+    proceed::proceed(number).await
 }
 
 /// What is due once the response's head is on its way. Nothing here may matter when it is lost.
 #[wasm_bindgen]
-pub async fn afterwards(number: f64, env: Env) {
-    let Some(exchange) = isolate::with(|isolate| isolate.parked.take(number)).flatten() else { return };
-    if let Err(error) = proceed::afterwards(&exchange, &env) {
-        console_error!("afterwards: {error}");
-    }
-}
-
-/// `Date.now()`, which is a whole number of milliseconds and never negative.
-fn timestamp(now: f64) -> Timestamp {
-    Timestamp(now as u64)
+pub async fn afterwards(number: f64) {
+    proceed::afterwards(number).await;
 }

@@ -7,23 +7,21 @@ use std::collections::BTreeMap;
 
 use edgekeep_core::{Millis, Timestamp};
 
-/// How many exchanges may wait in one isolate. A few hundred bytes each: well under the isolate's 128 MB.
+/// How many exchanges may wait in one isolate. A few kilobytes each: well under the isolate's 128 MB.
 const LIMIT: usize = 10_000;
-
-/// Longer than any response may take (`response_timeout` and the body's retry), and than `waitUntil` lives.
-const PATIENCE: Millis = Millis::from_secs(120);
 
 /// Exchanges by number.
 pub struct Parked<T> {
     waiting: BTreeMap<u64, (Timestamp, T)>,
     next: u64,
+    patience: Millis,
 }
 
 impl<T> Parked<T> {
-    /// `start` is random, so that a number given out before the instance was reset means nothing to the next one. The
-    /// numbers stay below 2⁵³, where JavaScript's are exact.
-    pub fn new(start: u32) -> Parked<T> {
-        Parked { waiting: BTreeMap::new(), next: u64::from(start) << 20 }
+    /// Forgets after `patience`. `start` is random, so that a number given out before the instance was reset means
+    /// nothing to the next one. The numbers stay below 2⁵³, where JavaScript's are exact.
+    pub fn new(start: u32, patience: Millis) -> Parked<T> {
+        Parked { waiting: BTreeMap::new(), next: u64::from(start) << 20, patience }
     }
 
     /// Keeps an exchange and returns its number; `None` when too many wait.
@@ -37,12 +35,8 @@ impl<T> Parked<T> {
         }
         let number = self.next;
         self.next += 1;
-        self.waiting.insert(number, (now + PATIENCE, value));
+        self.waiting.insert(number, (now + self.patience, value));
         Some(number)
-    }
-
-    pub fn get(&mut self, number: f64) -> Option<&mut T> {
-        self.waiting.get_mut(&exact(number)?).map(|(_, value)| value)
     }
 
     pub fn take(&mut self, number: f64) -> Option<T> {
@@ -59,12 +53,13 @@ fn exact(number: f64) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Millis = Millis(1000);
+
     #[test]
     fn a_number_is_good_once_and_only_in_the_instance_that_gave_it() {
-        let mut parked = Parked::new(1);
+        let mut parked = Parked::new(1, PATIENCE);
         let number = parked.park("a", Timestamp(0)).unwrap() as f64;
-        assert_eq!(Parked::<&str>::new(2).take(number), None);
-        assert_eq!(parked.get(number), Some(&mut "a"));
+        assert_eq!(Parked::<&str>::new(2, PATIENCE).take(number), None);
         assert_eq!(parked.take(number), Some("a"));
         assert_eq!(parked.take(number), None);
         for never in [-1.0, 0.5, f64::NAN, f64::INFINITY] {
@@ -74,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_makes_room() {
-        let mut parked = Parked::new(u32::MAX);
+        let mut parked = Parked::new(u32::MAX, PATIENCE);
         for _ in 0..LIMIT {
             assert!(parked.park((), Timestamp(0)).is_some());
         }

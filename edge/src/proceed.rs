@@ -1,102 +1,220 @@
-//! The asynchronous way: whatever of an exchange waits for KV, for another fetch or for an object.
+//! The asynchronous way: whatever of an exchange waits for KV or for the authority. One step a call; nothing of the
+//! isolate is borrowed across an await, and nobody waits for what another request started.
 
-use js_sys::JsString;
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::JsFuture;
-use worker::{AnalyticsEngineDataPointBuilder, Context, Env, Fetch, Headers, Response, Url, console_error};
+use std::time::Duration;
 
-use crate::decision::{self, Exchange};
-use crate::wire::{Edit, Reply};
+use edgekeep_core::cache::{CacheAnswer, Enqueued};
+use edgekeep_core::exchange::{Freshness, Rules, SessionAnswer, Step};
+use edgekeep_core::session::{StoreOp, StoreOutcome, Tombstone};
+use edgekeep_core::shard::{Epoch, ShardMap};
+use edgekeep_core::token::parse_jwks;
+use edgekeep_core::{Millis, SessionId, Timestamp, UserId};
+use js_sys::{Array, Promise};
+use std::sync::Arc;
+use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use worker::Delay;
+use worker::kv::KvStore;
 
-/// How an attempt made by `entry.js` ended.
-pub enum Outcome {
-    /// Nothing was sent yet.
-    NotSent,
-    /// The origin's response, its body still unread.
-    Answered(web_sys::Response),
-    /// No response's head came in time.
-    TimedOut,
-    /// The fetch failed, and why: workerd tells no connection that was refused from one that was cut.
-    Failed(String),
+use crate::authority::Authority;
+use crate::drive::{Due, Event, Waiting, interrupted};
+use crate::isolate::{MAP_BELIEVED, with};
+use crate::kv::{self, Put, Ttl};
+use crate::log;
+use crate::sessions::{self, Known, Texts};
+
+/// How often a map of a later epoch is asked for while a request waits for it.
+const MAP_EVERY: Millis = Millis(500);
+const MAP_KEY: &str = "map";
+
+/// Performs the step that an exchange waits for and drives it on.
+pub async fn proceed(number: f64) -> String {
+    let Some(mut waiting) = with(|isolate| isolate.parked.take(number)).flatten() else { return interrupted() };
+    let Some(step) = waiting.step.take() else { return interrupted() };
+    let event = perform(step, &mut waiting).await;
+    with(|isolate| isolate.resume(waiting, event, now())).unwrap_or_else(interrupted)
 }
 
-impl Outcome {
-    pub fn from_js(outcome: JsValue) -> Outcome {
-        match outcome.dyn_into::<web_sys::Response>() {
-            Ok(response) => Outcome::Answered(response),
-            Err(other) if other.is_undefined() => Outcome::NotSent,
-            Err(other) if other.dyn_ref::<JsString>().is_some_and(|name| *name == "timeout") => Outcome::TimedOut,
-            Err(other) => Outcome::Failed(worker::Error::from(other).to_string()),
-        }
-    }
-}
-
-/// Carries an exchange to its response. `exchange` is nothing when the instance that began it is gone.
-pub async fn proceed(
-    exchange: Option<Exchange>,
-    _request: web_sys::Request,
-    env: Env,
-    ctx: Context,
-    outcome: Outcome,
-) -> Result<web_sys::Response, worker::Error> {
-    let Some(exchange) = exchange else { return respond(&decision::problem(500, "interrupted")) };
-    match outcome {
-        Outcome::NotSent => count(&exchange, &env, &ctx).await,
-        Outcome::Answered(response) => {
-            // A body that nobody reads holds one of the few connections that a request may have open.
-            if let Some(body) = response.body() {
-                JsFuture::from(body.cancel()).await?;
+/// What is due after an answer.
+pub async fn afterwards(number: f64) {
+    let Some(waiting) = with(|isolate| isolate.parked.take(number)).flatten() else { return };
+    let Some((authority, store)) = reach() else { return };
+    for due in waiting.due {
+        match due {
+            Due::Put(put) => {
+                if let Some(store) = &store {
+                    kv::put(store, &put).await;
+                }
             }
-            respond(&decision::problem(503, "moved"))
+            Due::Confirm(id, generation) => authority.confirm(id, generation).await,
+            Due::RefreshMap => {
+                if let Some(put) = load_map(&authority, store.as_ref(), None).await
+                    && let Some(store) = &store
+                {
+                    kv::put(store, &put).await;
+                }
+            }
         }
-        Outcome::TimedOut => respond(&decision::problem(504, "response_timeout")),
-        Outcome::Failed(reason) => {
-            console_error!("origin: {reason}");
-            respond(&decision::problem(502, "origin_failed"))
+    }
+}
+
+async fn perform(step: Step, waiting: &mut Waiting) -> Event {
+    let Some((authority, store)) = reach() else { return Event::Session(SessionAnswer::Unavailable) };
+    match step {
+        Step::Session { id, user, generation, freshness } => {
+            let store = store.filter(|_| freshness == Freshness::Cached);
+            Event::Session(load_session(&authority, store.as_ref(), id, &user, generation, &mut waiting.due).await)
+        }
+        Step::LoadMap { min_epoch, until } => {
+            Event::Map(wait_for_map(&authority, store.as_ref(), min_epoch, until, &mut waiting.due).await)
+        }
+        Step::LoadKeys => Event::Keys(load_keys(&authority).await),
+        Step::Store(op) => match *op {
+            StoreOp::Bury(tombstones) => Event::Stored(bury(store.as_ref(), &tombstones).await),
+            // Sessions belong to the authority; core passes their calls on.
+            _ => Event::Stored(StoreOutcome::Unavailable),
+        },
+        // Neither is in force here.
+        Step::Cache(_) => Event::Cached(CacheAnswer::Unavailable),
+        Step::Enqueue(_) => Event::Enqueued(Enqueued::Unavailable),
+        // `entry.js` performs the others; a queue is not in force.
+        Step::Queue { .. } | Step::ReadBody { .. } | Step::Forward(_) | Step::Respond(_) => Event::QueueTimedOut,
+    }
+}
+
+/// From KV when `store` is given and knows it, else from the authority.
+async fn load_session(
+    authority: &Authority,
+    store: Option<&KvStore>,
+    id: SessionId,
+    user: &UserId,
+    generation: u32,
+    due: &mut Vec<Due>,
+) -> SessionAnswer {
+    if let Some(store) = store {
+        let [session, tombstone, epoch] = kv::get(store, &sessions::keys(id, user)).await;
+        match sessions::judge(&Texts { session, tombstone, user: epoch }, user, generation, now()) {
+            Known::Live(session) => return SessionAnswer::Loaded(session),
+            Known::Dead => return SessionAnswer::Missing,
+            Known::Nothing => {}
+        }
+    }
+    let asked_at = now();
+    let answer = authority.validate(id, user, generation, asked_at).await;
+    if let SessionAnswer::Loaded(session) = &answer
+        && store.is_some()
+        && with(|isolate| isolate.puts.due(id, asked_at)) == Some(true)
+    {
+        due.push(Due::Put(sessions::put(id, session)));
+    }
+    answer
+}
+
+/// Rules with a map of at least this epoch; asks until then.
+async fn wait_for_map(
+    authority: &Authority,
+    store: Option<&KvStore>,
+    min_epoch: Epoch,
+    until: Timestamp,
+    due: &mut Vec<Due>,
+) -> Option<Arc<Rules>> {
+    // KV may hold the first map; a newer one than the one at hand is asked of the authority itself.
+    let mut store = store.filter(|_| min_epoch <= Epoch(1));
+    loop {
+        if let Some(rules) = with(|isolate| isolate.rules_from(min_epoch)).flatten() {
+            return Some(rules);
+        }
+        if let Some(put) = load_map(authority, store.take(), Some(now())).await {
+            due.push(Due::Put(put));
+        }
+        if let Some(rules) = with(|isolate| isolate.rules_from(min_epoch)).flatten() {
+            return Some(rules);
+        }
+        if now() + MAP_EVERY >= until {
+            return None;
+        }
+        Delay::from(Duration::from_millis(MAP_EVERY.0)).await;
+    }
+}
+
+/// Takes the map that KV has or else the authority's. Returns what KV is to be given.
+async fn load_map(authority: &Authority, store: Option<&KvStore>, asked_at: Option<Timestamp>) -> Option<Put> {
+    let asked_at = asked_at.unwrap_or_else(now);
+    if let Some(store) = store {
+        let [text] = kv::get(store, &[MAP_KEY.to_owned()]).await;
+        if let Some((checked_at, map)) = text.as_deref().and_then(kept_map)
+            && asked_at.since(checked_at) < MAP_BELIEVED
+        {
+            with(|isolate| {
+                isolate.adopt(map);
+                isolate.map_asked_at = Some(checked_at);
+            });
+            return None;
+        }
+    }
+    let text = authority.shard_map().await?;
+    match ShardMap::from_json(&text) {
+        Ok(map) => {
+            with(|isolate| {
+                isolate.adopt(map);
+                isolate.map_asked_at = Some(asked_at);
+            });
+            let ttl = Ttl::at_least(MAP_BELIEVED);
+            Some(Put { key: MAP_KEY.to_owned(), text: format!("{}\n{text}", asked_at.0), ttl })
+        }
+        Err(error) => {
+            log::error(&format!("the authority's shard map: {error}"));
+            None
         }
     }
 }
 
-/// Reads a counter from KV, raises it after the answer, and passes on what the origin says when there is one.
-async fn count(exchange: &Exchange, env: &Env, ctx: &Context) -> Result<web_sys::Response, worker::Error> {
-    let kv = env.kv("KV")?;
-    let seen: u64 = kv.get("skeleton").cache_ttl(30).text().await?.and_then(|text| text.parse().ok()).unwrap_or(0);
-    let put = kv.put_bytes("skeleton", (seen + 1).to_string().as_bytes())?.expiration_ttl(60);
-    ctx.wait_until(async move {
-        if let Err(error) = put.execute().await {
-            console_error!("KV: {error}");
-        }
-    });
-    let Some(origin) = &exchange.origin else {
-        return respond(&Reply { status: 200, headers: Vec::new(), body: format!("seen {seen}\n") });
-    };
-    let response = Fetch::Url(Url::parse(origin)?).send().await?;
-    let headers = Headers::new();
-    headers.set("x-seen", &seen.to_string())?;
-    Ok(response.with_headers(headers).into())
+/// A map in KV: when the authority was asked for it, and its JSON.
+fn kept_map(text: &str) -> Option<(Timestamp, ShardMap)> {
+    let (checked_at, map) = text.split_once('\n')?;
+    Some((Timestamp(checked_at.parse().ok()?), ShardMap::from_json(map).ok()?))
 }
 
-/// One metric point for an exchange that was answered.
-pub fn afterwards(exchange: &Exchange, env: &Env) -> Result<(), worker::Error> {
-    let Some((status, took)) = exchange.answer else { return Ok(()) };
-    AnalyticsEngineDataPointBuilder::new()
-        .indexes([exchange.origin.as_deref().unwrap_or_default()])
-        .add_double(f64::from(status))
-        .add_double(took.0 as f64)
-        .write_to(&env.analytics_engine("POINTS")?)
-}
-
-/// A reply made here, as the platform's response.
-pub fn respond(reply: &Reply) -> Result<web_sys::Response, worker::Error> {
-    let headers = Headers::new();
-    for edit in &reply.headers {
-        match edit {
-            Edit::Set(name, value) => headers.set(name, value)?,
-            Edit::Append(name, value) => headers.append(name, value)?,
-            Edit::Delete(_) | Edit::DeletePrefix(_) => {}
+async fn load_keys(authority: &Authority) -> Option<Arc<Rules>> {
+    let text = authority.jwks().await?;
+    match parse_jwks(&text) {
+        Ok(keys) => with(|isolate| isolate.learn(&keys)).flatten(),
+        Err(error) => {
+            log::error(&format!("the authority's keys: {error}"));
+            None
         }
     }
-    let response = if reply.body.is_empty() { Response::empty()? } else { Response::ok(reply.body.as_str())? };
-    // `ok` names a content type of its own; the reply's headers replace it.
-    Ok(response.with_status(reply.status).with_headers(headers).into())
+}
+
+/// All or nothing: the region sends the whole list again. The platform runs a few writes at a time.
+async fn bury(store: Option<&KvStore>, tombstones: &[Tombstone]) -> StoreOutcome {
+    let Some(store) = store else { return StoreOutcome::Unavailable };
+    let now = now();
+    let writes: Array = tombstones
+        .iter()
+        .map(|tombstone| {
+            let (store, put) = (store.clone(), sessions::bury(tombstone, now));
+            future_to_promise(async move {
+                if kv::put(&store, &put).await { Ok(JsValue::TRUE) } else { Err(JsValue::FALSE) }
+            })
+        })
+        .collect();
+    match JsFuture::from(Promise::all(&writes)).await {
+        Ok(_) => StoreOutcome::Confirmed,
+        Err(_) => StoreOutcome::Unavailable,
+    }
+}
+
+/// What the isolate reaches outside.
+fn reach() -> Option<(Authority, Option<KvStore>)> {
+    with(|isolate| (isolate.authority.clone(), isolate.kv.clone()))
+}
+
+fn now() -> Timestamp {
+    timestamp(js_sys::Date::now())
+}
+
+/// `Date.now()`, which is a whole number of milliseconds and never negative.
+pub fn timestamp(now: f64) -> Timestamp {
+    Timestamp(now as u64)
 }

@@ -1,122 +1,147 @@
 //! The text that crosses between `entry.js` and this crate: one string a call, its first character says what it is.
 //!
 //! ```text
-//! request head    METHOD \n URL { \n VALUE }          one VALUE for each name that `start` returned
-//! response head   { \n VALUE }                        VALUE is `=` and the header's value, or empty: no such header
+//! request head    METHOD \n URL { \n VALUE }          one VALUE for each request header that `start` named
+//! response head   { \n VALUE } { \n SET-COOKIE }      one VALUE for each response header that it named
+//!                                                     VALUE is `=` and the header's value, or empty: no such header
 //!
-//! reply           R STATUS { \n EDIT } \n\n BODY
-//! forward         F NUMBER SP TIMEOUT \n URL { \n EDIT }   TIMEOUT in milliseconds until the response's head, 0: none
-//! proceed         P NUMBER
-//! edits           E DUE { \n EDIT }                   DUE is 1 when `afterwards` is to be called, else 0
+//! forward         F NUMBER SP TIMEOUT SP BUFFER \n URL { \n EDIT }
+//!                                   TIMEOUT in milliseconds until the response's head; a body of at most BUFFER bytes
+//!                                   is kept, so that it can be sent again
+//! body            B NUMBER SP LIMIT               read the request's body, at most LIMIT bytes
+//! proceed         P NUMBER                        something has to be awaited
+//! reply           R STATUS SP DUE \n POINT { \n EDIT } \n\n BODY
+//! edits           E DUE \n POINT { \n EDIT }      of the head of the origin's response, which is the answer
+//!                                   DUE is the number for `afterwards`, or `-`: nothing is left to do
 //!
-//! EDIT            = NAME : VALUE   set      + NAME : VALUE   append
-//!                 - NAME           delete   * PREFIX         delete every name that begins so
+//! POINT           MILLISECONDS SP ROUTE           a metric point: how long the answer took, and its route's pattern
+//! EDIT            = NAME : VALUE   set            + NAME : VALUE   append
+//!                 - NAME           delete         * PREFIX         delete every name that begins so
 //! ```
 //!
 //! A header's value and a parsed URL can hold no line feed, so nothing needs escaping on the way in; on the way out
-//! [`Edit`] drops what would break a line.
+//! what would break a line is dropped.
 
 use std::fmt::Write;
 
-/// A request's head as `entry.js` hands it over.
-pub struct RequestHead<'a> {
-    pub method: &'a str,
-    /// Absolute, as the client sent it: `https://host/path?query`.
+use edgekeep_core::http::{HeaderEdits, INTERNAL_PREFIX, drops_set_cookie};
+
+/// Where a request goes, and how its head changes on the way.
+pub struct Forward<'a> {
+    pub number: u64,
+    /// Milliseconds until the response's head must have come.
+    pub timeout: u64,
+    pub buffer: u64,
     pub url: &'a str,
-    headers: Headers<'a>,
+    pub edits: &'a HeaderEdits,
 }
 
-impl<'a> RequestHead<'a> {
-    pub fn parse(head: &'a str) -> RequestHead<'a> {
-        let mut lines = head.split('\n');
-        let method = lines.next().unwrap_or_default();
-        let url = lines.next().unwrap_or_default();
-        RequestHead { method, url, headers: Headers::parse(lines) }
-    }
+/// What workerd would pass on, unlike the other headers of one connection. It takes the origin's 100 for its answer when
+/// `expect` went there.
+const NEVER_SENT: [&str; 3] = ["expect", "proxy-authorization", "proxy-connection"];
 
-    /// The path, without the query; `/` when the URL has none.
-    pub fn path(&self) -> &'a str {
-        let after_scheme = self.url.find("://").map_or(0, |at| at + 3);
-        let rest = self.url.get(after_scheme..).unwrap_or_default();
-        let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
-        path.split(['?', '#']).next().unwrap_or(path)
-    }
-
-    /// The path and the query, as they go to an origin.
-    pub fn path_and_query(&self) -> &'a str {
-        let after_scheme = self.url.find("://").map_or(0, |at| at + 3);
-        let rest = self.url.get(after_scheme..).unwrap_or_default();
-        let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
-        path.split('#').next().unwrap_or(path)
-    }
-
-    /// The value of the header at this place in the list that `start` returned.
-    pub fn header(&self, place: usize) -> Option<&'a str> {
-        self.headers.get(place)
+impl Forward<'_> {
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(512);
+        // Writing to a String never fails.
+        let _ = writeln!(out, "F{} {} {}", self.number, self.timeout, self.buffer);
+        one_line(&mut out, self.url);
+        for name in NEVER_SENT {
+            line(&mut out, '-', name);
+        }
+        edits(&mut out, self.edits, &[], "");
+        out
     }
 }
 
-/// A response's named headers.
-pub struct ResponseHead<'a>(Headers<'a>);
-
-impl<'a> ResponseHead<'a> {
-    pub fn parse(head: &'a str) -> ResponseHead<'a> {
-        // The text begins with a line feed when there is any value, so the first piece is always empty.
-        let mut lines = head.split('\n');
-        lines.next();
-        ResponseHead(Headers::parse(lines))
-    }
-
-    /// The value of the header at this place in the list that `start` returned.
-    pub fn header(&self, place: usize) -> Option<&'a str> {
-        self.0.get(place)
-    }
+/// What every final answer says besides itself.
+pub struct Ending<'a> {
+    /// The number under which something is left to do.
+    pub due: Option<u64>,
+    pub took_ms: u64,
+    pub route: &'a str,
 }
 
-struct Headers<'a>(Vec<Option<&'a str>>);
-
-impl<'a> Headers<'a> {
-    fn parse(lines: impl Iterator<Item = &'a str>) -> Headers<'a> {
-        Headers(lines.map(|line| line.strip_prefix('=')).collect())
-    }
-
-    fn get(&self, place: usize) -> Option<&'a str> {
-        self.0.get(place).copied().flatten()
-    }
-}
-
-/// One change to a head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit {
-    Set(&'static str, String),
-    Append(&'static str, String),
-    Delete(String),
-    DeletePrefix(&'static str),
-}
-
-impl Edit {
+impl Ending<'_> {
     fn encode(&self, out: &mut String) {
-        out.push('\n');
-        match self {
-            Edit::Set(name, value) => pair(out, '=', name, value),
-            Edit::Append(name, value) => pair(out, '+', name, value),
-            Edit::Delete(name) => {
-                out.push('-');
-                one_line(out, name);
-            }
-            Edit::DeletePrefix(prefix) => {
-                out.push('*');
-                out.push_str(prefix);
-            }
+        match self.due {
+            Some(number) => _ = write!(out, "{number}"),
+            None => out.push('-'),
+        }
+        let _ = write!(out, "\n{} ", self.took_ms);
+        let end = (0..=POINT_INDEX.min(self.route.len())).rev().find(|at| self.route.is_char_boundary(*at));
+        one_line(out, self.route.get(..end.unwrap_or(0)).unwrap_or_default());
+    }
+}
+
+/// The most bytes of a data point's index.
+const POINT_INDEX: usize = 96;
+
+/// An answer made here, with nothing fetched.
+pub fn reply(status: u16, head: &HeaderEdits, body: &[u8], ending: &Ending<'_>) -> String {
+    let mut out = String::with_capacity(body.len() + 256);
+    let _ = write!(out, "R{status} ");
+    ending.encode(&mut out);
+    edits(&mut out, head, &[], "");
+    out.push_str("\n\n");
+    out.push_str(&String::from_utf8_lossy(body));
+    out
+}
+
+/// Changes to the head of an origin's response, which sent these `Set-Cookie` lines; `sticky` is the name of the
+/// sticky cookie.
+pub fn response_edits(head: &HeaderEdits, set_cookie: &[&str], sticky: &str, ending: &Ending<'_>) -> String {
+    let mut out = String::with_capacity(128);
+    out.push('E');
+    ending.encode(&mut out);
+    // The one header of the origin's connection that workerd passes on.
+    line(&mut out, '-', "proxy-authenticate");
+    edits(&mut out, head, set_cookie, sticky);
+    out
+}
+
+/// Something has to be awaited.
+pub fn proceed(number: u64) -> String {
+    format!("P{number}")
+}
+
+/// The body is wanted.
+pub fn body(number: u64, limit: u64) -> String {
+    format!("B{number} {limit}")
+}
+
+/// In the order that core gives them: take out, set, add.
+fn edits(out: &mut String, head: &HeaderEdits, set_cookie: &[&str], sticky: &str) {
+    for name in &head.remove {
+        line(out, '-', name);
+    }
+    if head.remove_internal {
+        line(out, '*', INTERNAL_PREFIX);
+    }
+    if head.filter_set_cookie && set_cookie.iter().any(|cookie| drops_set_cookie(cookie.as_bytes(), sticky)) {
+        line(out, '-', "set-cookie");
+        for kept in set_cookie.iter().filter(|cookie| !drops_set_cookie(cookie.as_bytes(), sticky)) {
+            pair(out, '+', "set-cookie", kept.as_bytes());
         }
     }
+    for (name, value) in &head.set {
+        pair(out, '=', name, value);
+    }
+    for (name, value) in &head.add {
+        pair(out, '+', name, value);
+    }
 }
 
-fn pair(out: &mut String, kind: char, name: &str, value: &str) {
+fn line(out: &mut String, kind: char, name: &str) {
+    out.push('\n');
     out.push(kind);
-    out.push_str(name);
+    one_line(out, name);
+}
+
+fn pair(out: &mut String, kind: char, name: &str, value: &[u8]) {
+    line(out, kind, name);
     out.push(':');
-    one_line(out, value);
+    one_line(out, &String::from_utf8_lossy(value));
 }
 
 /// What a header may never hold is left out: it would forge another line here and another header on the wire.
@@ -128,115 +153,51 @@ fn one_line(out: &mut String, text: &str) {
     }
 }
 
-/// An answer made here, with nothing fetched.
-#[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<Edit>,
-    /// Text; empty means no body at all (as 204 and 304 need).
-    pub body: String,
-}
-
-impl Reply {
-    pub fn encode(&self) -> String {
-        let mut out = String::with_capacity(self.body.len() + 128);
-        // Writing to a String never fails.
-        let _ = write!(out, "R{}", self.status);
-        for edit in &self.headers {
-            edit.encode(&mut out);
-        }
-        out.push_str("\n\n");
-        out.push_str(&self.body);
-        out
-    }
-}
-
-/// Where a request goes, and how its head changes on the way.
-#[derive(Debug)]
-pub struct Plan {
-    pub url: String,
-    /// Milliseconds until the response's head must have come; 0 is no limit.
-    pub timeout: u64,
-    pub edits: Vec<Edit>,
-}
-
-impl Plan {
-    pub fn encode(&self, number: u64) -> String {
-        let mut out = String::with_capacity(256);
-        let _ = writeln!(out, "F{number} {}", self.timeout);
-        one_line(&mut out, &self.url);
-        for edit in &self.edits {
-            edit.encode(&mut out);
-        }
-        out
-    }
-}
-
-/// The exchange goes on asynchronously.
-pub fn proceed(number: u64) -> String {
-    format!("P{number}")
-}
-
-/// Changes to the head of an origin's response.
-pub fn edits(edits: &[Edit], due: bool) -> String {
-    let mut out = String::with_capacity(64);
-    out.push_str(if due { "E1" } else { "E0" });
-    for edit in edits {
-        edit.encode(&mut out);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_missing_header_differs_from_an_empty_one() {
-        let head = RequestHead::parse("GET\nhttps://a.example/p?q=1\n\n=\n=value");
-        assert_eq!((head.method, head.path(), head.path_and_query()), ("GET", "/p", "/p?q=1"));
-        assert_eq!((head.header(0), head.header(1), head.header(2)), (None, Some(""), Some("value")));
-        assert_eq!(head.header(3), None);
-        assert_eq!(ResponseHead::parse("\n=a\n").header(0), Some("a"));
-        assert_eq!(ResponseHead::parse("").header(0), None);
-    }
-
-    #[test]
-    fn a_path_is_found_whatever_the_query_holds() {
-        for (url, path, sent) in [
-            ("https://a.example", "/", "/"),
-            ("https://a.example/?next=https://b.example/x", "/", "/?next=https://b.example/x"),
-            ("http://a.example:8787/a/b#c", "/a/b", "/a/b"),
-        ] {
-            let text = format!("GET\n{url}");
-            let head = RequestHead::parse(&text);
-            assert_eq!((head.path(), head.path_and_query()), (path, sent));
-        }
+    fn ending() -> Ending<'static> {
+        Ending { due: None, took_ms: 3, route: "/{rest..}" }
     }
 
     #[test]
     fn a_value_cannot_forge_a_line() {
-        let plan = Plan {
-            url: "https://o.example/a".into(),
-            timeout: 500,
-            edits: vec![
-                Edit::Set("x-user", "42\r\n=x-admin:1".into()),
-                Edit::Delete("te\nam".into()),
-                Edit::DeletePrefix("x-edgekeep-"),
-            ],
-        };
-        assert_eq!(plan.encode(7), "F7 500\nhttps://o.example/a\n=x-user:42=x-admin:1\n-team\n*x-edgekeep-");
+        let mut head = HeaderEdits { remove_internal: true, ..HeaderEdits::default() };
+        head.remove("te\nam");
+        head.set("x-edgekeep-user", "42\r\n=x-admin:1");
+        let plan = Forward { number: 7, timeout: 500, buffer: 10, url: "https://o.example/a\n-b", edits: &head };
+        assert_eq!(
+            plan.encode(),
+            "F7 500 10\nhttps://o.example/a-b\n-expect\n-proxy-authorization\n-proxy-connection\n-team\n*x-edgekeep-\n=x-edgekeep-user:42=x-admin:1"
+        );
     }
 
     #[test]
     fn a_reply_keeps_every_cookie_and_the_whole_body() {
-        let reply = Reply {
-            status: 200,
-            headers: vec![Edit::Append("set-cookie", "a=1".into()), Edit::Append("set-cookie", "b=2".into())],
-            body: "one\n\ntwo".into(),
-        };
-        assert_eq!(reply.encode(), "R200\n+set-cookie:a=1\n+set-cookie:b=2\n\none\n\ntwo");
-        assert_eq!(edits(&[], true), "E1");
-        assert_eq!(proceed(9), "P9");
+        let mut head = HeaderEdits::default();
+        head.add("set-cookie", "a=1");
+        head.add("set-cookie", "b=2");
+        assert_eq!(
+            reply(200, &head, b"one\n\ntwo", &ending()),
+            "R200 -\n3 /{rest..}\n+set-cookie:a=1\n+set-cookie:b=2\n\none\n\ntwo"
+        );
+        let due = Ending { due: Some(9), ..ending() };
+        assert_eq!(reply(204, &HeaderEdits::default(), b"", &due), "R204 9\n3 /{rest..}\n\n");
+    }
+
+    #[test]
+    fn an_origin_keeps_its_cookies_and_loses_ours() {
+        let mut head = HeaderEdits { filter_set_cookie: true, ..HeaderEdits::default() };
+        head.add("set-cookie", "DAB_ROUTE=new");
+        let lines = ["theirs=1; Path=/", "dab_route=forged", "__Host-edgekeep-at=forged"];
+        assert_eq!(
+            response_edits(&head, &lines, "DAB_ROUTE", &ending()),
+            "E-\n3 /{rest..}\n-proxy-authenticate\n-set-cookie\n+set-cookie:theirs=1; Path=/\n+set-cookie:DAB_ROUTE=new"
+        );
+        assert_eq!(
+            response_edits(&head, &lines[..1], "DAB_ROUTE", &ending()),
+            "E-\n3 /{rest..}\n-proxy-authenticate\n+set-cookie:DAB_ROUTE=new"
+        );
     }
 }

@@ -16,6 +16,9 @@ use crate::tools::{WASM_TARGET, WasmBindgen, modified, npm_program, wasm_target}
 /// The profile that ships.
 const SHIPPED: &str = "edge";
 
+/// Where `edgekeep demo` listens.
+const DEMO_AUTHORITY: &str = "http://127.0.0.1:8080";
+
 /// What rustc and wasm-bindgen use today, by name: with `--all-features` a newer binaryen also uses encodings that
 /// workerd does not read yet.
 const WASM_FEATURES: [&str; 7] = [
@@ -69,6 +72,7 @@ pub fn build_shipped() -> Result<PathBuf> {
 }
 
 fn build(profile: &str) -> Result<PathBuf> {
+    configured()?;
     wasm_target()?;
     let bindgen = WasmBindgen::ready()?;
     run_cargo_build(profile)?;
@@ -86,7 +90,8 @@ fn build(profile: &str) -> Result<PathBuf> {
     let module = dist.join("worker.js");
     let stamp = dist.join(".profile");
     // Cargo leaves its file alone when nothing changed; this task's own recipe is part of this program.
-    let sources = [made.clone(), entry.clone(), root.join("package-lock.json"), std::env::current_exe()?];
+    let config = root.join("edge/config.json");
+    let sources = [made.clone(), entry.clone(), config, root.join("package-lock.json"), std::env::current_exe()?];
     if fs::read_to_string(&stamp).is_ok_and(|built| built == profile) && newer_than_all(&stamp, &sources) {
         println!("edge/dist is up to date ({profile})");
         return Ok(module);
@@ -116,13 +121,35 @@ fn build(profile: &str) -> Result<PathBuf> {
     let mut bundle = npm_program("esbuild")?;
     bundle.arg(&entry).args(["--bundle", "--format=esm", "--target=es2024", "--log-level=warning"]);
     // The wasm stays a module of its own, and workerd has the others.
-    bundle.args(["--external:*.wasm", "--external:cloudflare:*"]);
+    bundle.args(["--external:*.wasm", "--external:cloudflare:*", "--loader:.json=text"]);
     bundle.arg(format!("--alias:edgekeep={}", bindings.join("edgekeep.js").display()));
     run(bundle.arg(format!("--outfile={}", module.display())))?;
 
     fs::write(&stamp, profile)?;
     println!("edge/dist: {} KiB of wasm, {} KiB of JavaScript", kib(&shipped)?, kib(&module)?);
     Ok(module)
+}
+
+/// The Worker's configuration is bundled with it: for this machine's demo, unless another one was written. A deployment
+/// has no secrets beside it, so its configuration is never replaced.
+fn configured() -> Result<()> {
+    let root = root();
+    let config = root.join("edge/config.json");
+    let for_this_machine = match fs::read_to_string(&config) {
+        Ok(text) => text.contains("\"authority\":\"http://"),
+        Err(_) => true,
+    };
+    // wrangler says for which of its commands it builds.
+    if for_this_machine && std::env::var("WRANGLER_COMMAND").is_ok_and(|command| command != "dev") {
+        bail!("name the region first: cargo run -- config edge --config FILE --authority https://…");
+    }
+    if config.is_file() && (root.join(".dev.vars").is_file() || !for_this_machine) {
+        return Ok(());
+    }
+    println!("edge: no configuration yet: making the one of `edgekeep demo`");
+    run(cargo()
+        .args(["run", "--quiet", "--package", "edgekeep", "--", "config", "edge", "--dev"])
+        .args(["--authority", DEMO_AUTHORITY]))
 }
 
 fn run_cargo_build(profile: &str) -> Result<()> {

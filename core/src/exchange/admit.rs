@@ -202,7 +202,11 @@ impl Exchange {
 
     fn token_admitted(&mut self, cx: &mut Context<'_>) -> Decided {
         self.attempt = Some(true);
-        self.confirm = self.identity.as_ref().map(|identity| (identity.claims.sid, identity.claims.generation));
+        // At the edge a check of the session is what tells the authority of a generation: `is_behind` asks for it.
+        let told =
+            self.rules.site == Site::EdgeBesideRegion && matches!(self.mode(), AuthMode::Session | AuthMode::Strict);
+        let seen = self.identity.as_ref().map(|identity| (identity.claims.sid, identity.claims.generation));
+        self.confirm = seen.filter(|_| !told);
         self.admitted(cx)
     }
 

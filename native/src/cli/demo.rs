@@ -44,17 +44,30 @@ pub struct OriginsOptions {
 /// Identity and shard of the three origins.
 const ORIGINS: [(&str, usize); 3] = [("a", 0), ("b", 0), ("c", 1)];
 
+/// The demo's configuration in a data folder, written with the usual ports when there is none yet.
+pub fn configuration_file(data: &Path) -> Result<PathBuf, Failure> {
+    let file = data.join("edgekeep.toml");
+    if !file.exists() {
+        write_configuration(data, 8080, 9090, [9001, 9002, 9003])?;
+    }
+    Ok(file)
+}
+
+fn write_configuration(data: &Path, port: u16, admin_port: u16, origins: [u16; 3]) -> Result<PathBuf, Failure> {
+    let file = data.join("edgekeep.toml");
+    std::fs::create_dir_all(data).map_err(|e| format!("--data: cannot make {}: {e}", data.display()))?;
+    std::fs::write(&file, configuration(port, admin_port, origins))
+        .map_err(|e| format!("--data: cannot write {}: {e}", file.display()))?;
+    Ok(file)
+}
+
 pub fn demo(options: &Options) -> Result<(), Failure> {
     let ports = [0, 1, 2].map(|n| options.origin_port + n);
     let mut listeners = Vec::new();
     for port in ports {
         listeners.push(bind_one(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?);
     }
-    let file = options.data.join("edgekeep.toml");
-    std::fs::create_dir_all(&options.data)
-        .map_err(|e| format!("--data: cannot make {}: {e}", options.data.display()))?;
-    std::fs::write(&file, configuration(options.port, options.admin_port, ports))
-        .map_err(|e| format!("--data: cannot write {}: {e}", file.display()))?;
+    let file = write_configuration(&options.data, options.port, options.admin_port, ports)?;
     let settings = Settings::read(&file)?;
     let (secrets, _) = generated_secrets(&settings, &options.data)?;
     let service =

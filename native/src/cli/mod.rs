@@ -4,6 +4,7 @@
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod edge;
 mod files;
 mod keys;
 mod log;
@@ -36,6 +37,9 @@ enum Command {
     Serve(serve::Options),
     /// Say everything that is wrong with a configuration, and change nothing
     Check(check::Options),
+    /// Write the configuration of another deployment
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Make and list keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -45,6 +49,12 @@ enum Command {
     Origins(demo::OriginsOptions),
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Write what the Worker is built with, from the configuration of the region beside it
+    Edge(edge::EdgeOptions),
+}
+
 /// Runs the command that was typed. 0: it did what was asked; 1: it could not, and said why; 2: bad usage.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -52,6 +62,7 @@ pub fn run() -> ExitCode {
         Command::Demo(options) => demo::demo(&options),
         Command::Serve(options) => serve::serve(&options),
         Command::Check(options) => check::check(&options),
+        Command::Config(ConfigCommand::Edge(options)) => edge::run(&options),
         Command::Keys(keys) => keys::run(&keys),
         #[cfg(feature = "demo")]
         Command::Origins(options) => demo::origins(&options),
