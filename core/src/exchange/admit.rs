@@ -226,8 +226,10 @@ impl Exchange {
         let verifier = self.rules.verifier();
         let mut own = false;
         cx.head.each_header("authorization", &mut |line| {
-            let Some(token) = bearer(line) else { return };
-            own |= verifier.verify(token, cx.now).map_or_else(|error| error.is_signed_by_us(), |_| true);
+            // A shell may have joined several lines with commas; no token has one.
+            for token in line.split(|b| *b == b',').filter_map(|part| bearer(part.trim_ascii())) {
+                own |= verifier.verify(token, cx.now).map_or_else(|error| error.is_signed_by_us(), |_| true);
+            }
         });
         self.forward.drop_authorization = own;
     }

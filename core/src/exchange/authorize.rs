@@ -46,10 +46,16 @@ impl Exchange {
         let Some(uri) = uri else { return self.admit(AuthMode::Session, cx) };
         let path = CanonicalPath::parse(uri).map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
         let host = Some(self.client.host.clone()).filter(|host| !host.is_empty());
-        // Without a method the strictest reading counts: no route is narrowed to an unknown method.
-        let found = self.rules.router.find(method.as_deref().unwrap_or("POST"), host.as_deref(), &path);
-        let Some(mode) = found.and_then(|found| self.rules.config.routes.get(found.index)).map(|route| route.auth)
-        else {
+        let mode_for = |method: &str| {
+            let found = self.rules.router.find(method, host.as_deref(), &path)?;
+            self.rules.config.routes.get(found.index).map(|route| route.auth)
+        };
+        // Without a method the strictest of all that it may have been counts.
+        let mode = match method.as_deref() {
+            Some(method) => mode_for(method),
+            None => METHODS.iter().filter_map(|method| mode_for(method)).max_by_key(|mode| strictness(*mode)),
+        };
+        let Some(mode) = mode else {
             return Err(Problem::new(ProblemCode::Forbidden, "no route matches the original request"));
         };
         self.purpose = Purpose::Authorize(Original { mode, method });
@@ -94,6 +100,19 @@ pub(super) fn blank_identity(head: &mut HeaderEdits) {
 fn put(head: &mut HeaderEdits, name: &'static str, value: String) {
     head.set.retain(|(set, _)| *set != name);
     head.set(name, value);
+}
+
+/// What an unknown method may have been.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+fn strictness(mode: AuthMode) -> u8 {
+    match mode {
+        AuthMode::None => 0,
+        AuthMode::Optional => 1,
+        AuthMode::Token => 2,
+        AuthMode::Session => 3,
+        AuthMode::Strict => 4,
+    }
 }
 
 /// The path of a URI in origin or absolute form, without its query. The query goes first: what stands in it is the

@@ -195,7 +195,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Decided {
         let Some(rules) = rules else { return Err(self.without_map(reason)) };
-        self.rules = rules;
+        self.take_rules(rules)?;
         self.place(cx)
     }
 

@@ -251,12 +251,10 @@ impl Exchange {
     /// Rules whose verifier knows the authority's keys, or `None` when it could not be asked.
     pub fn keys(&mut self, rules: Option<Arc<Rules>>, cx: &mut Context<'_>) -> Step {
         let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
-            Awaiting::Keys => {
-                if let Some(rules) = rules {
-                    self.rules = rules;
-                }
-                self.admit_again(cx)
-            }
+            Awaiting::Keys => match rules.map_or(Ok(()), |rules| self.take_rules(rules)) {
+                Ok(()) => self.admit_again(cx),
+                Err(problem) => Err(problem),
+            },
             _ => Err(unexpected()),
         };
         self.step(decided, cx)
@@ -384,6 +382,16 @@ impl Exchange {
 
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    /// Goes on under newer rules. What was decided under the old routes does not hold under others: such a request,
+    /// which waited through a reload, starts over at its client.
+    fn take_rules(&mut self, rules: Arc<Rules>) -> Result<(), Problem> {
+        if !Arc::ptr_eq(&self.rules, &rules) && self.rules.config.routes != rules.config.routes {
+            return Err(Problem::new(ProblemCode::Reloaded, "the configuration changed; try again").retry_after(1));
+        }
+        self.rules = rules;
+        Ok(())
     }
 
     fn route_index(&self) -> Option<usize> {

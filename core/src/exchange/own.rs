@@ -71,6 +71,7 @@ impl Exchange {
             Site::Native if for_edge => return Err(not_found()),
             Site::Native | Site::EdgeBesideRegion => {}
         }
+        let allow = allowed_methods(&path);
         let call = match (path, method.as_str()) {
             (OwnPath::Sessions, "POST") => Call::Create,
             (OwnPath::Sessions, "GET") => Call::ListOwn,
@@ -99,7 +100,11 @@ impl Exchange {
             (OwnPath::ShardOfUser(id), "GET") => return self.shard_of_user(&user_in_path(&id)?, cx),
             (OwnPath::ShardsOfPhotos, "GET") => return self.shards_of_photos(cx),
             (OwnPath::Openapi, _) => return Err(not_found()),
-            _ => return Err(Problem::new(ProblemCode::MethodNotAllowed, format!("{method} does not apply here"))),
+            _ => {
+                let mut problem = Problem::new(ProblemCode::MethodNotAllowed, format!("{method} does not apply here"));
+                problem.allow = Some(allow);
+                return Err(problem);
+            }
         };
         self.purpose = Purpose::Own(call.clone());
         match &call {
@@ -201,6 +206,17 @@ impl Exchange {
     fn shard_map(&self, cx: &Context<'_>) -> Decided {
         self.check_edge(cx)?;
         internal::shard_map(&self.rules)
+    }
+}
+
+fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
+    match path {
+        OwnPath::Sessions => "GET, POST, DELETE",
+        OwnPath::UserSessions(_) => "GET, DELETE",
+        OwnPath::SessionsCurrent | OwnPath::Session(_) => "DELETE",
+        OwnPath::Jwks => "GET, HEAD",
+        OwnPath::EdgeShardMap | OwnPath::ShardOfUser(_) | OwnPath::ShardsOfPhotos | OwnPath::Openapi => "GET",
+        _ => "POST",
     }
 }
 

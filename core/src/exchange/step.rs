@@ -171,6 +171,9 @@ impl Reply {
         if let Some(seconds) = problem.retry_after {
             head.set("retry-after", seconds.to_string());
         }
+        if let Some(methods) = problem.allow {
+            head.set("allow", methods);
+        }
         if problem.clear_cookies {
             super::cookies::clear(&mut head);
         }

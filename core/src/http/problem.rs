@@ -34,6 +34,7 @@ pub enum ProblemCode {
     StoreUnavailable,
     AuthorityUnavailable,
     ShardMoving,
+    Reloaded,
     QueueFull,
     Internal,
 }
@@ -69,6 +70,7 @@ impl ProblemCode {
             P::StoreUnavailable => (503, "store_unavailable", "The session store is unavailable"),
             P::AuthorityUnavailable => (503, "authority_unavailable", "The session authority is unavailable"),
             P::ShardMoving => (503, "shard_moving", "The shard is being moved"),
+            P::Reloaded => (503, "reloaded", "The configuration was reloaded"),
             P::QueueFull => (503, "queue_full", "Too many requests are waiting for the origin"),
             P::OriginTimeout => (504, "origin_timeout", "The origin did not answer in time"),
         }
@@ -84,11 +86,13 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// Ask the client to forget both session cookies.
     pub clear_cookies: bool,
+    /// With 405: what applies instead (RFC 9110 §15.5.6).
+    pub allow: Option<&'static str>,
 }
 
 impl Problem {
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), retry_after: None, clear_cookies: false }
+        Problem { code, detail: detail.into(), retry_after: None, clear_cookies: false, allow: None }
     }
 
     /// More than `server.max_header_bytes`.

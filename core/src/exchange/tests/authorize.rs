@@ -143,3 +143,19 @@ fn forward_auth_confirms_the_generation_it_saw() {
     let next = super::login(&world.refresh(&login.refresh, "phone"));
     assert_eq!(world.run(ask("/feed").bearer(&next.access)).confirmed, Some((login.id, 1)));
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_uri_without_a_method_gets_the_strictest_mode_that_any_method_would() {
+    let mut world = World::with(json!({
+        "server": { "trusted_proxies": ["10.0.0.0/8"] },
+        "routes": [
+            { "path": "/x", "methods": ["POST"], "auth": "none", "shard": "any" },
+            { "path": "/x", "methods": ["DELETE"], "auth": "strict", "shard": "any" },
+        ],
+    }));
+    let login = world.log_in("42");
+    let unknown = || get("/v1/authorize").from("10.0.0.5").header("x-forwarded-uri", "/x");
+    world.run(unknown()).refused(401, "missing_credential");
+    assert_eq!(world.run(unknown().bearer(&login.access)).loads, [Freshness::Primary]);
+    assert_eq!(world.run(unknown().header("x-forwarded-method", "POST")).status, 200);
+}

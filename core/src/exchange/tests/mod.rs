@@ -75,6 +75,8 @@ struct World {
     taken: Vec<Lease>,
     /// Maps that a request for a newer one brings, in order.
     maps: VecDeque<ShardMap>,
+    /// A reload that happens while a request waits for a map.
+    reloaded: Option<Config>,
     /// What the authority publishes; `None`: it cannot be asked.
     jwks: Option<String>,
     /// What the shared cache answers, in order; then it is down.
@@ -204,6 +206,7 @@ impl World {
             queue: VecDeque::new(),
             taken: Vec::new(),
             maps: VecDeque::new(),
+            reloaded: None,
             jwks: None,
             cache: VecDeque::new(),
             cache_ops: Vec::new(),
@@ -345,7 +348,12 @@ impl World {
                     assert!(map.epoch() >= min_epoch, "the shell waits for {min_epoch}");
                     // A map takes a moment to come.
                     self.pass(3);
-                    self.rules = Arc::new(self.rules.with_map(map, &self.live).unwrap());
+                    let rules = &self.rules;
+                    let config = self.reloaded.take().unwrap_or_else(|| rules.config.clone());
+                    let (keys, secrets) = (rules.keys.clone(), rules.secrets.clone());
+                    let rules =
+                        Rules::new(config, rules.site, keys, Some(map), secrets, rules.in_force, &self.live).unwrap();
+                    self.rules = Arc::new(rules);
                     Event::Map(Some(self.rules.clone()))
                 }
                 None => {

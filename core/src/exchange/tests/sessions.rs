@@ -242,6 +242,7 @@ fn an_own_path_answers_405_to_other_methods_and_never_reaches_an_origin() {
     ] {
         let answer = world.run(request(method, path).bearer(&login.access));
         answer.refused(405, "method_not_allowed");
+        assert!(answer.header("allow").is_some_and(|allow| !allow.contains(method)), "{method} {path}");
         assert!(answer.forwarded.is_empty(), "{method} {path}");
     }
     world.run(get("/v1/Sessions/")).refused(401, "missing_credential");

@@ -240,3 +240,19 @@ fn applications_ask_where_users_and_photos_live() {
     ask("").refused(400, "bad_request");
     ask("at=yesterday").refused(400, "bad_instant");
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_request_that_waited_through_a_reload_of_the_routes_starts_over() {
+    let mut world = World::new();
+    let Moving { login, slot, to, .. } = moving(&mut world);
+    let map = world.rules.map().unwrap().clone();
+    let [_, _, cutover, drain, _] = phases(&map, slot, &to);
+    let mut world = world.with_map(Some(cutover));
+    world.maps.push_back(drain);
+    let mut config = world.rules.config.clone();
+    config.routes.reverse();
+    world.reloaded = Some(config);
+    let answer = world.run(get("/account/x").bearer(&login.access));
+    answer.refused(503, "reloaded");
+    assert!(answer.forwarded.is_empty(), "nothing goes out under another route's rules");
+}
