@@ -1,0 +1,334 @@
+//! A deployment of Edgekeep, made of real processes: three demo origins, a native gateway over the embedded store, and
+//! for the edge a Worker under workerd in front, whose authority that gateway is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::answer::Answer;
+use crate::client::{Entry, Request};
+use crate::config::{self, PortsOf, Setup};
+use crate::forge::AccessKey;
+use crate::process::{Ports, Program, children, peak_memory, tail};
+
+/// The credentials of every deployment under test; none may ever stand in a log.
+pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
+pub const EDGE_TOKEN: &str = "edge-credential-of-the-scenarios";
+const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
+
+/// How long a process may take until it answers, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a scenario runs against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A native gateway over its embedded store.
+    NativeEmbedded,
+    /// A Worker beside a native region, which is its authority.
+    EdgeBesideRegion,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::NativeEmbedded, Kind::EdgeBesideRegion];
+
+    /// As it stands before the names of tests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::NativeEmbedded => "native_embedded",
+            Kind::EdgeBesideRegion => "edge_beside_region",
+        }
+    }
+}
+
+/// A deployment that runs until it is dropped.
+pub struct Deployment {
+    pub kind: Kind,
+    ports: PortsOf,
+    /// In the order in which they are stopped: clients before what they need.
+    worker: Mutex<Option<Program>>,
+    gateway: Mutex<Option<Program>>,
+    origins: Mutex<Option<Program>>,
+    /// Every token that was given out: none may stand in a log.
+    given_out: Mutex<BTreeSet<String>>,
+    folder: TempDir,
+}
+
+impl Deployment {
+    pub fn start(kind: Kind, setup: Setup) -> Result<Deployment> {
+        let ports = PortsOf {
+            gateway: Ports::free()?,
+            admin: Ports::free()?,
+            origins: [Ports::free()?, Ports::free()?, Ports::free()?],
+            dead: Ports::free()?,
+            worker: Ports::free()?,
+        };
+        let folder = tempfile::Builder::new().prefix("edgekeep-scenario-").tempdir()?;
+        fs::create_dir(folder.path().join("data"))?;
+        fs::create_dir(folder.path().join("demo"))?;
+        fs::write(folder.path().join("edgekeep.toml"), config::region(&ports, kind, setup))?;
+        let deployment = Deployment {
+            kind,
+            ports,
+            worker: Mutex::new(None),
+            gateway: Mutex::new(None),
+            origins: Mutex::new(None),
+            given_out: Mutex::new(BTreeSet::new()),
+            folder,
+        };
+        deployment.start_origins()?;
+        deployment.start_gateway()?;
+        if kind == Kind::EdgeBesideRegion {
+            deployment.start_worker().context("start the Worker")?;
+        }
+        Ok(deployment)
+    }
+
+    /// A request to where clients come in.
+    pub fn request(&self, method: &str, target: &str) -> Request {
+        Request::new(self.entry(), method, target)
+    }
+
+    pub fn get(&self, target: &str) -> Request {
+        self.request("GET", target)
+    }
+
+    pub fn post(&self, target: &str) -> Request {
+        self.request("POST", target)
+    }
+
+    pub fn delete(&self, target: &str) -> Request {
+        self.request("DELETE", target)
+    }
+
+    /// A request to the native gateway itself, also where a Worker stands in front of it.
+    pub fn region(&self, method: &str, target: &str) -> Request {
+        Request::new(self.region_entry(), method, target)
+    }
+
+    /// A request to the admin side.
+    pub fn admin(&self, method: &str, target: &str) -> Request {
+        Request::new(Entry { address: local(self.ports.admin), behind_platform: false }, method, target)
+    }
+
+    pub fn entry(&self) -> Entry {
+        match self.kind {
+            Kind::NativeEmbedded => self.region_entry(),
+            Kind::EdgeBesideRegion => Entry { address: local(self.ports.worker), behind_platform: true },
+        }
+    }
+
+    fn region_entry(&self) -> Entry {
+        Entry { address: local(self.ports.gateway), behind_platform: false }
+    }
+
+    /// Keys that the deployment signs with.
+    pub fn access_key(&self) -> Result<AccessKey> {
+        let text = fs::read_to_string(self.folder.path().join("data/keys.json")).context("read keys.json")?;
+        AccessKey::current(&serde_json::from_str(&text)?)
+    }
+
+    pub fn start_origins(&self) -> Result<()> {
+        let mut command = Command::new(gateway_binary()?);
+        command.arg("origins");
+        for port in self.ports.origins {
+            command.args(["--listen", &local(port).to_string()]);
+        }
+        command.arg("--data").arg(self.folder.path().join("demo"));
+        let mut origins = Program::start("the origins", &mut command, &self.log("origins"), None)?;
+        origins.wait_until(PATIENCE, || self.ports.origins.iter().all(|port| answers(*port, "/health")))?;
+        *lock(&self.origins) = Some(origins);
+        Ok(())
+    }
+
+    pub fn stop_origins(&self) {
+        drop(lock(&self.origins).take());
+    }
+
+    /// Starts the gateway, with what it kept when it ran before.
+    pub fn start_gateway(&self) -> Result<()> {
+        let mut command = Command::new(gateway_binary()?);
+        command.args(["serve", "--config"]).arg(self.folder.path().join("edgekeep.toml"));
+        self.with_credentials(&mut command);
+        let mut gateway = Program::start("the gateway", &mut command, &self.log("gateway"), None)?;
+        gateway.wait_until(PATIENCE, || answers(self.ports.admin, "/readyz"))?;
+        *lock(&self.gateway) = Some(gateway);
+        Ok(())
+    }
+
+    /// `kill -9` of the gateway.
+    pub fn kill_gateway(&self) -> Result<()> {
+        let mut gateway = lock(&self.gateway).take().context("the gateway does not run")?;
+        gateway.kill()
+    }
+
+    fn start_worker(&self) -> Result<()> {
+        let module = std::env::var_os("EDGEKEEP_WORKER").map_or_else(|| root().join("edge/dist/worker.js"), Into::into);
+        ensure!(module.is_file(), "{} is missing: run `cargo xtask edge build`", module.display());
+        let out = self.folder.path().join("edge");
+        fs::create_dir_all(&out)?;
+        let mut command = Command::new(gateway_binary()?);
+        command.args(["config", "edge", "--dev", "--config"]).arg(self.folder.path().join("edgekeep.toml"));
+        command.args(["--authority", &format!("http://{}", local(self.ports.gateway)), "--out"]).arg(&out);
+        self.with_credentials(&mut command);
+        let made = command.output()?;
+        if !made.status.success() {
+            bail!("`edgekeep config edge` ended with {}\n{}", made.status, String::from_utf8_lossy(&made.stderr));
+        }
+        let mut bindings = secrets_file(&fs::read_to_string(self.folder.path().join(".dev.vars"))?);
+        bindings["EDGEKEEP_CONFIG"] = Value::from(fs::read_to_string(out.join("config.json"))?);
+        let options = json!({ "module": module, "port": self.ports.worker, "bindings": bindings });
+
+        let mut command = Command::new("node");
+        command.arg(root().join("tests/workerd.mjs")).current_dir(root());
+        for (name, value) in [("CLOUDFLARE_CF_FETCH_ENABLED", "false"), ("WRANGLER_SEND_METRICS", "false")] {
+            command.env(name, value);
+        }
+        let log = self.log("worker");
+        let mut worker = Program::start("the Worker", &mut command, &log, Some(&options.to_string()))?;
+        worker.wait_until(PATIENCE, || tail(&log).contains("ready at "))?;
+        *lock(&self.worker) = Some(worker);
+        Ok(())
+    }
+
+    fn with_credentials(&self, command: &mut Command) {
+        command
+            .env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN)
+            .env("EDGEKEEP_EDGE_TOKEN", EDGE_TOKEN)
+            .env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN)
+            .current_dir(self.folder.path());
+    }
+
+    /// The most memory that the process which clients talk to ever had, in KiB.
+    pub fn peak_memory(&self) -> Result<u64> {
+        match self.kind {
+            Kind::NativeEmbedded => peak_memory(lock(&self.gateway).as_ref().context("no gateway")?.id()),
+            Kind::EdgeBesideRegion => {
+                let node = lock(&self.worker).as_ref().context("no Worker")?.id();
+                let workerd = children(node, "workerd")?;
+                peak_memory(*workerd.first().context("node runs no workerd")?)
+            }
+        }
+    }
+
+    /// Remembers what must never stand in a log.
+    pub(crate) fn note_secrets(&self, answer: &Answer) {
+        let Ok(document) = answer.json() else { return };
+        let mut given_out = lock(&self.given_out);
+        for name in ["access_token", "refresh_token"] {
+            if let Some(token) = document[name].as_str() {
+                given_out.insert(token.to_owned());
+            }
+        }
+    }
+
+    /// What the logs should not hold: a secret, a token, a panic, a stack trace.
+    pub fn faults_in_logs(&self) -> Result<Vec<String>> {
+        let mut faults = Vec::new();
+        let mut secrets: Vec<(String, String)> = vec![
+            ("the service credential".to_owned(), SERVICE_TOKEN.to_owned()),
+            ("the edge credential".to_owned(), EDGE_TOKEN.to_owned()),
+            ("the admin credential".to_owned(), ADMIN_TOKEN.to_owned()),
+        ];
+        let keys: Value = serde_json::from_str(&fs::read_to_string(self.folder.path().join("data/keys.json"))?)?;
+        for kind in ["access", "refresh", "sticky", "log"] {
+            for key in keys[kind].as_array().into_iter().flatten() {
+                for name in ["d", "k", "secret"] {
+                    if let Some(secret) = key[name].as_str() {
+                        secrets.push((format!("a secret of the {kind} keys"), secret.to_owned()));
+                    }
+                }
+            }
+        }
+        secrets.extend(lock(&self.given_out).iter().map(|token| ("a token".to_owned(), token.clone())));
+        for name in ["gateway", "worker"] {
+            let text = fs::read(self.log(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            for (what, secret) in &secrets {
+                if text.contains(secret.as_str()) {
+                    faults.push(format!("the log of the {name} holds {what}"));
+                }
+            }
+            for words in ["panicked at", "stack backtrace", "RuntimeError", "wasm-function", "    at "] {
+                if let Some(line) = text.lines().find(|line| line.contains(words)) {
+                    faults.push(format!("the log of the {name} says {words:?}: {line}"));
+                }
+            }
+        }
+        faults.dedup();
+        Ok(faults)
+    }
+
+    /// The ends of the logs, for messages.
+    pub fn last_words(&self) -> String {
+        let mut text = String::new();
+        for name in ["gateway", "worker"] {
+            let log = self.log(name);
+            if log.exists() {
+                text += &format!("the log of the {name}:\n{}", tail(&log));
+            }
+        }
+        text
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        for program in [&self.worker, &self.gateway, &self.origins] {
+            drop(lock(program).take());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn answers(port: u16, path: &str) -> bool {
+    let entry = Entry { address: local(port), behind_platform: false };
+    Request::new(entry, "GET", path).send().is_ok_and(|answer| answer.status == 200)
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// The gateway under test: `EDGEKEEP_BIN`, or the newest profile that was built here.
+fn gateway_binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("EDGEKEEP_BIN") {
+        return Ok(named.into());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let built = [target.join("ci/edgekeep"), target.join("debug/edgekeep")];
+    let found = built.into_iter().find(|program| program.is_file());
+    found.context("no gateway is built: `cargo build --package edgekeep`, or name one in EDGEKEEP_BIN")
+}
+
+/// Reads `NAME=VALUE` lines as wrangler does, with or without quotes around the value.
+fn secrets_file(text: &str) -> Value {
+    let mut values = json!({});
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once('=') else { continue };
+        let value = value.trim();
+        let quoted = ['\'', '"', '`'].into_iter().find_map(|q| value.strip_prefix(q)?.strip_suffix(q));
+        values[name.trim()] = Value::from(quoted.unwrap_or(value));
+    }
+    values
+}

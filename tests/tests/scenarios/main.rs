@@ -1,0 +1,60 @@
+//! The scenarios: each is written once, as a client sees it, and runs against every deployment as a test of its own
+//! (`native_embedded::…`, `edge_beside_region::…`).
+//!
+//! Scenarios that leave nothing behind share one deployment of each kind, with users of their own. Those that kill
+//! something start their own. A deployment's logs are searched after its last scenario: no panic, no secret.
+
+mod authorize;
+mod bodies;
+mod cookies;
+mod failures;
+mod headers;
+mod input;
+mod life;
+mod oauth;
+mod paths;
+mod refresh;
+mod refusals;
+mod revocation;
+mod scenario;
+mod shards;
+
+use std::process::ExitCode;
+
+use edgekeep_tests::Kind;
+use libtest_mimic::{Arguments, run};
+
+use scenario::{Scenario, Stage};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Scenarios wait more than they compute.
+    arguments.test_threads.get_or_insert(6);
+    let all: Vec<Scenario> = [
+        life::scenarios(),
+        refusals::scenarios(),
+        refresh::scenarios(),
+        revocation::scenarios(),
+        shards::scenarios(),
+        paths::scenarios(),
+        headers::scenarios(),
+        bodies::scenarios(),
+        input::scenarios(),
+        cookies::scenarios(),
+        oauth::scenarios(),
+        authorize::scenarios(),
+        failures::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let stage = Stage::default();
+    let on = &stage;
+    let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |s| s.trial(kind, on))).collect();
+    let conclusion = run(&arguments, trials);
+    let faults = stage.close();
+    for fault in &faults {
+        eprintln!("{fault}");
+    }
+    if faults.is_empty() { conclusion.exit_code() } else { ExitCode::from(101) }
+}

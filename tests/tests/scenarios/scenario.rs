@@ -1,0 +1,118 @@
+//! What a scenario is and where it plays: on a deployment that it shares, or on one of its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use anyhow::Result;
+use edgekeep_tests::{Deployment, Kind, Setup};
+use libtest_mimic::{Failed, Trial};
+
+/// One story, with the name of its test.
+pub struct Scenario {
+    name: &'static str,
+    play: Play,
+    only: Option<Kind>,
+    long: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Play {
+    Shared(fn(&Deployment) -> Result<()>),
+    Alone(Setup, fn(&Deployment) -> Result<()>),
+}
+
+impl Scenario {
+    /// Leaves nothing behind that another scenario could see.
+    pub fn shared(name: &'static str, play: fn(&Deployment) -> Result<()>) -> Scenario {
+        Scenario { name, play: Play::Shared(play), only: None, long: false }
+    }
+
+    /// Kills something, or needs a deployment that nobody else uses.
+    pub fn alone(name: &'static str, setup: Setup, play: fn(&Deployment) -> Result<()>) -> Scenario {
+        Scenario { name, play: Play::Alone(setup, play), only: None, long: false }
+    }
+
+    /// Says something about one kind of deployment only.
+    pub fn only(mut self, kind: Kind) -> Scenario {
+        self.only = Some(kind);
+        self
+    }
+
+    /// Takes minutes: runs in the long form, with `EDGEKEEP_LONG`, or when ignored tests are asked for.
+    pub fn long(mut self) -> Scenario {
+        self.long = true;
+        self
+    }
+
+    pub fn trial(&self, kind: Kind, stage: &Stage) -> Option<Trial> {
+        if self.only.is_some_and(|only| only != kind) {
+            return None;
+        }
+        let play = self.play;
+        let stage = stage.clone();
+        let trial = Trial::test(format!("{}::{}", kind.name(), self.name), move || match play {
+            Play::Shared(scenario) => {
+                let deployment = stage.deployment(kind)?;
+                played(&deployment, scenario(&deployment))
+            }
+            Play::Alone(setup, scenario) => {
+                let deployment = Deployment::start(kind, setup).map_err(|error| failed(&error))?;
+                played(&deployment, scenario(&deployment))?;
+                let faults = deployment.faults_in_logs().map_err(|error| failed(&error))?;
+                if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
+            }
+        });
+        Some(trial.with_ignored_flag(self.long && !is_long()))
+    }
+}
+
+/// Whether this run is the long form.
+pub fn is_long() -> bool {
+    std::env::var_os("EDGEKEEP_LONG").is_some()
+}
+
+fn played(deployment: &Deployment, outcome: Result<()>) -> Result<(), Failed> {
+    outcome.map_err(|error| format!("{error:#}\n{}", deployment.last_words()).into())
+}
+
+fn failed(error: &anyhow::Error) -> Failed {
+    format!("{error:#}").into()
+}
+
+type Slot = Arc<OnceLock<Result<Arc<Deployment>, String>>>;
+
+/// The shared deployments, each started by the first scenario that needs it.
+#[derive(Clone, Default)]
+pub struct Stage(Arc<Mutex<BTreeMap<Kind, Slot>>>);
+
+impl Stage {
+    fn deployment(&self, kind: Kind) -> Result<Arc<Deployment>, Failed> {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default().clone();
+        let started = slot.get_or_init(|| {
+            Deployment::start(kind, Setup::default()).map(Arc::new).map_err(|error| format!("{error:#}"))
+        });
+        started.clone().map_err(Failed::from)
+    }
+
+    /// Stops the shared deployments; what their logs should not hold.
+    pub fn close(self) -> Vec<String> {
+        let slots = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut faults = Vec::new();
+        for (kind, slot) in slots {
+            let Some(Ok(deployment)) = slot.get() else { continue };
+            match deployment.faults_in_logs() {
+                Ok(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", kind.name()))),
+                Err(error) => faults.push(format!("{}: the logs cannot be read: {error:#}", kind.name())),
+            }
+        }
+        faults
+    }
+}
+
+/// Lists the functions of a file as scenarios under their own names.
+#[macro_export]
+macro_rules! shared {
+    ($($scenario:ident),* $(,)?) => {
+        vec![$($crate::scenario::Scenario::shared(stringify!($scenario), $scenario)),*]
+    };
+}
