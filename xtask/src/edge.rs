@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::process::{Running, cargo, command, free_port, root, run, target_folder};
+use crate::process::{Running, cargo, command, root, run, target_folder};
 use crate::tools::{WASM_TARGET, WasmBindgen, modified, npm_program, wasm_target};
 
 /// The profile that ships.
@@ -49,9 +49,9 @@ pub struct Build {
 
 #[derive(Args)]
 pub struct Dev {
-    /// The port to listen on; a free one when it is left out.
-    #[arg(long)]
-    port: Option<u16>,
+    /// The port to listen on.
+    #[arg(long, default_value_t = 8787)]
+    port: u16,
     /// Passed to `wrangler dev` as they are.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -169,8 +169,7 @@ fn import_plainly(bindings: &Path) -> Result<()> {
 }
 
 fn dev(options: &Dev) -> Result<()> {
-    let port = options.port.map_or_else(free_port, Ok)?;
-    let status = start_dev(port, &options.arguments)?.wait()?;
+    let status = start_dev(options.port, &options.arguments)?.wait()?;
     if !status.success() {
         bail!("wrangler ended with {status}");
     }
