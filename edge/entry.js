@@ -20,7 +20,8 @@ export default {
 async function exchange(request, env, ctx) {
   // A new isolate, or a new instance after a trap.
   if (!ready()) {
-    [requestNames, responseNames] = start(env, config).split("\n").map((names) => names.split(","));
+    // A binding may hold another configuration than the one that was built in.
+    [requestNames, responseNames] = start(env, env.EDGEKEEP_CONFIG ?? config).split("\n").map((names) => names.split(","));
   }
   // The request's body as it is sent on, and whether it can be sent once more.
   const sent = { body: request.body, again: request.body === null };

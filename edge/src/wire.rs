@@ -38,7 +38,7 @@ pub struct Forward<'a> {
 
 /// What workerd would pass on, unlike the other headers of one connection. It takes the origin's 100 for its answer when
 /// `expect` went there.
-const NEVER_SENT: [&str; 3] = ["expect", "proxy-authorization", "proxy-connection"];
+const NEVER_SENT: [&str; 4] = ["expect", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
 
 impl Forward<'_> {
     pub fn encode(&self) -> String {
@@ -169,7 +169,7 @@ mod tests {
         let plan = Forward { number: 7, timeout: 500, buffer: 10, url: "https://o.example/a\n-b", edits: &head };
         assert_eq!(
             plan.encode(),
-            "F7 500 10\nhttps://o.example/a-b\n-expect\n-proxy-authorization\n-proxy-connection\n-team\n*x-edgekeep-\n=x-edgekeep-user:42=x-admin:1"
+            "F7 500 10\nhttps://o.example/a-b\n-expect\n-proxy-authenticate\n-proxy-authorization\n-proxy-connection\n-team\n*x-edgekeep-\n=x-edgekeep-user:42=x-admin:1"
         );
     }
 

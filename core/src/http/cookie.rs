@@ -32,6 +32,7 @@ pub const REFRESH_COOKIE: &str = "__Host-edgekeep-rt";
 pub fn read_cookies(head: &dyn Head, sticky: &str) -> Cookies {
     let mut cookies = Cookies::default();
     head.each_header("cookie", &mut |line| {
+        cookies.any |= line.split(|b| *b == b';').any(|part| before_joined(part, sticky).len() < part.len());
         for (name, value) in pairs(line) {
             let slot = match name {
                 n if n == ACCESS_COOKIE.as_bytes() => &mut cookies.access,
@@ -56,7 +57,7 @@ pub fn without_cookies(head: &dyn Head, sticky: &str) -> Option<Vec<u8>> {
     let mut rest: Vec<u8> = Vec::new();
     head.each_header("cookie", &mut |line| {
         for part in line.split(|b| *b == b';') {
-            let part = part.trim_ascii();
+            let part = before_joined(part, sticky).trim_ascii();
             let name = part.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
             if part.is_empty()
                 || [ACCESS_COOKIE.as_bytes(), REFRESH_COOKIE.as_bytes(), sticky.as_bytes()].contains(&name)
@@ -70,6 +71,19 @@ pub fn without_cookies(head: &dyn Head, sticky: &str) -> Option<Vec<u8>> {
         }
     });
     (!rest.is_empty()).then_some(rest)
+}
+
+/// A pair up to where one of our cookies follows a comma. A Worker's platform joins the lines of a header so; what comes
+/// behind is then cut off before an origin, and never read: any site of the domain can plant a value with a comma.
+fn before_joined<'p>(part: &'p [u8], sticky: &str) -> &'p [u8] {
+    let names = [ACCESS_COOKIE.as_bytes(), REFRESH_COOKIE.as_bytes(), sticky.as_bytes()];
+    let is_ours = |rest: &[u8]| {
+        let rest = rest.trim_ascii_start();
+        names.iter().any(|name| rest.strip_prefix(*name).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"=")))
+    };
+    let commas = part.iter().enumerate().filter(|(_, byte)| **byte == b',');
+    let joined = commas.map(|(at, _)| at).find(|at| part.get(at + 1..).is_some_and(is_ours));
+    joined.and_then(|at| part.get(..at)).unwrap_or(part)
 }
 
 fn pairs(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -137,5 +151,15 @@ mod tests {
         let head = Lines(vec!["a=1; __Host-edgekeep-at=x; b=\"2\"", "DAB_ROUTE=v; c"]);
         assert_eq!(without_cookies(&head, "DAB_ROUTE").unwrap(), b"a=1; b=\"2\"; c");
         assert_eq!(without_cookies(&Lines(vec!["DAB_ROUTE=v"]), "DAB_ROUTE"), None);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn ours_behind_a_comma_never_reach_an_origin_and_are_never_read() {
+        let head = Lines(vec!["a=1, __Host-edgekeep-at=x,DAB_ROUTE=v; b=2, 3"]);
+        let cookies = read_cookies(&head, "DAB_ROUTE");
+        assert_eq!((cookies.access, cookies.sticky), (Cookie::Absent, Cookie::Absent));
+        assert!(cookies.any);
+        assert_eq!(without_cookies(&head, "DAB_ROUTE").unwrap(), b"a=1; b=2, 3");
+        assert!(!read_cookies(&Lines(vec!["b=2, 3, __Host-edgekeep-atx=1"]), "DAB_ROUTE").any);
     }
 }

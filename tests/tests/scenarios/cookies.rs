@@ -1,7 +1,7 @@
 //! Sessions in cookies: set, used, refreshed, cleared, never shown to an origin, and no help to another site.
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Answer, Deployment, PINNED_TO_TWO_ORIGINS, Request, fresh_address};
+use edgekeep_tests::{Answer, Deployment, Kind, PINNED_TO_TWO_ORIGINS, Request, fresh_address};
 use serde_json::json;
 
 use crate::scenario::Scenario;
@@ -79,11 +79,16 @@ fn session_cookies_never_reach_an_origin(d: &Deployment) -> Result<()> {
         let answer = d.get(path).header("cookie", &jar).send()?.expect(200)?;
         let arrived = answer.echoed("cookie")?.join("; ");
         ensure!(arrived == "theme=dark; lang=mi", "{path}: {arrived}");
-        // Spread over several lines they don't either.
+        // Spread over several lines they don't either. A Worker's platform joins the lines by commas, and one behind a
+        // comma is cut off, not believed (docs/parity.md).
         let lines = d.get(path).header("cookie", "theme=dark").header("cookie", &format!("{ACCESS}={access}"));
-        let answer = lines.header("cookie", &format!("{REFRESH}={refresh}; lang=mi")).send()?.expect(200)?;
-        let arrived = answer.echoed("cookie")?.join("; ");
-        ensure!(arrived == "theme=dark; lang=mi", "{path}: {arrived}");
+        let answer = lines.header("cookie", &format!("{REFRESH}={refresh}; lang=mi")).send()?;
+        if answer.status == 401 && d.kind == Kind::EdgeBesideRegion {
+            answer.problem(401, "missing_credential")?;
+        } else {
+            let arrived = answer.expect(200)?.echoed("cookie")?.join("; ");
+            ensure!(arrived == "theme=dark; lang=mi", "{path}: {arrived}");
+        }
         // And of ours alone, nothing is left.
         let answer = d.get(path).header("cookie", &format!("{ACCESS}={access}")).send()?.expect(200)?;
         ensure!(answer.echoed("cookie")?.is_empty(), "{path}: {answer}");
