@@ -30,13 +30,14 @@ pub(super) struct Original {
 
 impl Exchange {
     pub(super) fn authorize(&mut self, below: Option<&str>, cx: &mut Context<'_>) -> Decided {
+        // From here on every answer, a refusal too, carries the identity headers.
+        self.purpose = Purpose::Authorize(Original { mode: AuthMode::Session, method: None });
         let (uri, method) = match below.filter(|_| self.client.trusted) {
             Some(below) => (Some(below), Some(cx.head.method())),
             None if self.client.trusted => original_in_headers(cx.head)?,
             None => (None, None),
         };
         let method = method.map(str::to_owned);
-        // The answer says nothing about a request until this is set: refusals from here on carry blank identities.
         self.purpose = Purpose::Authorize(Original { mode: AuthMode::Session, method: method.clone() });
         let Some(uri) = uri else { return self.admit(AuthMode::Session, cx) };
         let path = CanonicalPath::parse(uri).map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;

@@ -19,6 +19,9 @@ pub fn scenarios() -> Vec<Scenario> {
             .only(Kind::NativeEmbedded),
     );
     all.push(
+        Scenario::shared("a_second_host_is_refused", a_second_host_is_refused).only(Kind::NativeEmbedded),
+    );
+    all.push(
         Scenario::shared("connect_and_trace_are_refused", connect_and_trace_are_refused).only(Kind::NativeEmbedded),
     );
     all
@@ -121,8 +124,15 @@ fn an_absolute_target_is_the_same_request(d: &Deployment) -> Result<()> {
     Ok(())
 }
 
+/// RFC 9112 §3.2: an origin might take the other one.
+fn a_second_host_is_refused(d: &Deployment) -> Result<()> {
+    d.get("/echo/open/x").header("host", "other.example").send()?.problem(400, "bad_request")?;
+    Ok(())
+}
+
 fn connect_and_trace_are_refused(d: &Deployment) -> Result<()> {
     d.request("TRACE", "/echo/open/x").send()?.problem(405, "method_not_allowed")?;
+    d.request("CONNECT", "example.org:80").send()?.problem(405, "method_not_allowed")?;
     let origin = d.get("/echo/open/x").send()?.origin().map(str::to_owned);
     origin.context("an ordinary request gets through")?;
     Ok(())
