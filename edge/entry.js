@@ -206,7 +206,9 @@ function edit(headers, lines, from) {
 
 function namesFrom(headers, prefix) {
   const names = [];
-  for (const name of headers.keys()) if (name.startsWith(prefix)) names.push(name);
+  for (const name of headers.keys()) {
+    if (name[0] === prefix[0] && name.replaceAll("_", "-").startsWith(prefix)) names.push(name);
+  }
   return names;
 }
 

@@ -16,7 +16,7 @@
 //!
 //! POINT           MILLISECONDS SP ROUTE           a metric point: how long the answer took, and its route's pattern
 //! EDIT            = NAME : VALUE   set            + NAME : VALUE   append
-//!                 - NAME           delete         * PREFIX         delete every name that begins so
+//!                 - NAME           delete         * PREFIX         delete every name that begins so, `_` read as `-`
 //! ```
 //!
 //! A header's value and a parsed URL can hold no line feed, so nothing needs escaping on the way in; on the way out

@@ -16,5 +16,5 @@ pub use client::{Entry, Framing, Request, pattern_checksum};
 pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Setup, TRUSTED_PROXY};
 pub use deployment::{Deployment, Kind, SERVICE_TOKEN};
 pub use forge::{AccessKey, Forged};
-pub use process::{Ports, eventually};
+pub use process::{Ports, end_programs_with_us, eventually};
 pub use user::{Session, fresh_address};

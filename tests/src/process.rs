@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -57,6 +57,31 @@ pub fn eventually(what: &str, patience: Duration, mut look: impl FnMut() -> Resu
     }
 }
 
+/// What runs now, so that a signal to the scenarios ends it too.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// From now on, a signal that ends this process ends the programs that it started first.
+pub fn end_programs_with_us() -> Result<()> {
+    ctrlc::set_handler(|| {
+        for id in running().iter() {
+            signal(*id, Signal::KILL);
+        }
+        std::process::exit(130);
+    })?;
+    Ok(())
+}
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn signal(id: u32, signal: Signal) {
+    if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        // It may just have ended.
+        let _ = kill_process(id, signal);
+    }
+}
+
 /// A program that runs until it is stopped or dropped.
 pub struct Program {
     child: Child,
@@ -71,6 +96,7 @@ impl Program {
         command.stdout(Stdio::from(file.try_clone()?)).stderr(Stdio::from(file));
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        running().push(child.id());
         if let (Some(input), Some(stdin)) = (input, child.stdin.as_mut()) {
             writeln!(stdin, "{input}")?;
         }
@@ -111,9 +137,7 @@ impl Program {
             return;
         }
         drop(self.child.stdin.take());
-        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(id, Signal::TERM);
-        }
+        signal(self.child.id(), Signal::TERM);
         let begun = Instant::now();
         while begun.elapsed() < GRACE {
             if !matches!(self.child.try_wait(), Ok(None)) {
@@ -129,6 +153,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.stop();
+        running().retain(|id| *id != self.child.id());
     }
 }
 

@@ -2,14 +2,21 @@
 
 use super::head::{AnswerHead, Head};
 
-/// Headers that start with this are Edgekeep's own and never pass in from outside.
+/// Headers that start with this are Edgekeep's own and never pass in from outside. An underscore counts as a hyphen:
+/// origins that speak CGI, WSGI or PHP read both as one name.
 pub const INTERNAL_PREFIX: &str = "x-edgekeep-";
+
+/// Whether a header's name, in lower case, is Edgekeep's own.
+pub fn is_internal(name: &str) -> bool {
+    let hyphens = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    hyphens.take(INTERNAL_PREFIX.len()).eq(INTERNAL_PREFIX.bytes())
+}
 
 /// Orders for a head: take out first, then set (each `set` replaces), then add.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
     pub remove: Vec<String>,
-    /// Remove every header that begins with [`INTERNAL_PREFIX`].
+    /// Remove every header that [`is_internal`].
     pub remove_internal: bool,
     /// Drop the `Set-Cookie` lines that [`drops_set_cookie`] names.
     pub filter_set_cookie: bool,
@@ -120,6 +127,16 @@ mod tests {
         strip_response(&Answer("close, X-Custom , content-length,Host, , keep-alive"), &mut edits);
         assert_eq!(edits.remove, ["x-custom"]);
         assert!(edits.remove_internal);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn our_own_headers_are_known_with_underscores_too() {
+        for name in ["x-edgekeep-user", "x_edgekeep_user", "x-edgekeep_user", "x_edgekeep-", "x-edgekeep-anything"] {
+            assert!(is_internal(name), "{name}");
+        }
+        for name in ["x-edgekeep", "x-edgekeeper-user", "edgekeep-user", "x-forwarded-for", ""] {
+            assert!(!is_internal(name), "{name}");
+        }
     }
 
     #[wasm_bindgen_test(unsupported = test)]

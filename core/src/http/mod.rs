@@ -12,7 +12,9 @@ mod trace;
 pub use client::{Client, forwarded_headers, resolve_client};
 pub use cookie::{ACCESS_COOKIE, Cookie, Cookies, REFRESH_COOKIE, read_cookies, without_cookies};
 pub use csrf::{Csrf, check_csrf};
-pub use edits::{HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, strip_request, strip_response};
+pub use edits::{
+    HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, strip_request, strip_response,
+};
 pub use head::{AnswerHead, Head, Peer, header_text};
 pub use problem::{Problem, ProblemCode};
 pub use trace::{request_id, traceparent};

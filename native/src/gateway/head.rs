@@ -2,7 +2,7 @@
 
 use edgekeep_core::ByteSize;
 use edgekeep_core::http::{
-    AnswerHead, Head, HeaderEdits, INTERNAL_PREFIX, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop,
+    AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal,
 };
 use http::header::{HOST, SET_COOKIE};
 use http::request::Parts;
@@ -90,9 +90,8 @@ impl AnswerHead for ResponseHead<'_> {
 
 /// Takes out what belongs to one connection, and the framing, which hyper writes anew; then core's edits.
 pub fn edit(headers: &mut HeaderMap, edits: HeaderEdits, sticky_cookie: &str) {
-    let dropped = |name: &HeaderName| {
-        is_hop_by_hop(name.as_str()) || (edits.remove_internal && name.as_str().starts_with(INTERNAL_PREFIX))
-    };
+    let dropped =
+        |name: &HeaderName| is_hop_by_hop(name.as_str()) || (edits.remove_internal && is_internal(name.as_str()));
     let leaving: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
     for name in leaving {
         headers.remove(name);

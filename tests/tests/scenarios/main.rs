@@ -21,7 +21,7 @@ mod shards;
 
 use std::process::ExitCode;
 
-use edgekeep_tests::Kind;
+use edgekeep_tests::{Kind, end_programs_with_us};
 use libtest_mimic::{Arguments, run};
 
 use scenario::{Scenario, Stage};
@@ -48,6 +48,9 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    if let Err(error) = end_programs_with_us() {
+        eprintln!("a signal would leave programs behind: {error:#}");
+    }
     let stage = Stage::default();
     let on = &stage;
     let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |s| s.trial(kind, on))).collect();

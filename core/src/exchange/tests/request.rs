@@ -193,7 +193,7 @@ impl PlanSeen {
 fn apply(edits: &HeaderEdits, headers: &mut Vec<(String, String)>) {
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
     headers.retain(|(name, value)| {
-        let internal = edits.remove_internal && name.starts_with(crate::http::INTERNAL_PREFIX);
+        let internal = edits.remove_internal && crate::http::is_internal(name);
         let filtered =
             edits.filter_set_cookie && name == "set-cookie" && drops_set_cookie(value.as_bytes(), "DAB_ROUTE");
         !(is_hop_by_hop(name) || internal || filtered || edits.remove.contains(name))
