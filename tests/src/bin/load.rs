@@ -41,6 +41,9 @@ struct Options {
     /// A file with one bearer token a line; they are sent in turn. Without it no token is sent.
     #[arg(long)]
     tokens: Option<PathBuf>,
+    /// A header to send besides, as `name: value`; may be given several times.
+    #[arg(long = "header", value_parser = header_line)]
+    headers: Vec<String>,
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// Seconds before the measurement starts.
@@ -60,6 +63,16 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, run(&options))
+}
+
+/// `NAME: VALUE` as it is sent.
+fn header_line(text: &str) -> Result<String, &'static str> {
+    let (name, value) = text.split_once(':').ok_or("a header is written as `name: value`")?;
+    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(of_name) || value.chars().any(char::is_control) {
+        return Err("a name of a header, or its value, has characters that may not be there");
+    }
+    Ok(format!("{name}: {}", value.trim()))
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
@@ -125,10 +138,11 @@ struct Load {
 
 impl Load {
     fn new(options: &Options) -> anyhow::Result<Load> {
+        let headers: String = options.headers.iter().map(|line| format!("{line}\r\n")).collect();
         let request = |token: Option<&str>| {
             let authorization = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
             format!(
-                "GET {} HTTP/1.1\r\nhost: {}\r\nuser-agent: edgekeep-load\r\naccept: */*\r\n{authorization}\r\n",
+                "GET {} HTTP/1.1\r\nhost: {}\r\nuser-agent: edgekeep-load\r\naccept: */*\r\n{headers}{authorization}\r\n",
                 options.path, options.address
             )
             .into_bytes()

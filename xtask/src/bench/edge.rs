@@ -12,12 +12,11 @@ use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 
-use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::install::{self, EdgePeers};
 use super::machine::PROXY_CORE;
-use super::ours::create_sessions;
+use super::ours::{Ours, Region};
 use super::peer::{Peer, Refused};
 use super::process::{self, Running, free_address};
 use super::report::{Report, Size};
@@ -63,22 +62,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
     let workerd = start_workerd(&packages, &workers, &dir)?;
     let mut peers = Vec::new();
-    for worker in workers {
-        let issued = match &worker.service_token {
-            Some(service_token) => Some(create_sessions(worker.address, service_token)?),
-            None => None,
-        };
-        let (tokens, tokens_file) = match &issued {
-            Some(issued) => (issued, issued.write(dir.join("ours.tokens"))?),
+    for worker in &workers {
+        let (tokens, tokens_file) = match &worker.region {
+            Some(region) => (&region.tokens, region.tokens.write(dir.join("ours.tokens"))?),
             None => (&tokens, tokens_file.clone()),
         };
         let peer = Peer {
             name: worker.name,
             what: worker.what,
-            version: worker.version,
+            version: worker.version.clone(),
             process: Rc::clone(&workerd),
             address: worker.address,
             path: worker.path.to_owned(),
+            headers: worker.headers(),
             tokens: tokens_file,
             body: None,
         };
@@ -112,8 +108,8 @@ struct Worker {
     version: String,
     path: &'static str,
     address: SocketAddr,
-    /// Where its tokens come from: `None`, those signed for the peers; otherwise sessions created with this.
-    service_token: Option<String>,
+    /// What stands beside it and has issued its tokens; `None`: it is sent those signed for the peers.
+    region: Option<Region>,
     /// Names of files in the run's folder; the first is the entry.
     modules: Vec<String>,
     compatibility_date: String,
@@ -151,7 +147,7 @@ impl Worker {
             version,
             path: "/",
             address: free_address()?,
-            service_token: None,
+            region: None,
             modules: vec![module],
             compatibility_date: COMPATIBILITY_DATE.to_owned(),
             compatibility_flags: Vec::new(),
@@ -161,11 +157,14 @@ impl Worker {
         })
     }
 
-    /// Our Worker as `cargo xtask edge build` left it, with the bindings of `wrangler.toml` and the secrets of
-    /// `.dev.vars`.
+    /// Our Worker as it ships, with the bindings of `wrangler.toml`, beside a region of its own.
     fn ours(dir: &Path, sizes: &mut Vec<Size>) -> anyhow::Result<Worker> {
         let dist = root().join("edge/dist");
-        ensure!(dist.join("worker.js").exists(), "edge/dist/worker.js is not built: cargo xtask edge build");
+        if !dist.join("worker.js").exists() {
+            crate::edge::build_shipped()?;
+        }
+        let ours = Ours::build()?;
+        let region = ours.start_region(dir)?;
         let mut modules = vec!["ours.js".to_owned()];
         fs::copy(dist.join("worker.js"), dir.join("ours.js"))?;
         sizes.push(Size::of("ours, script".to_owned(), &dist.join("worker.js"))?);
@@ -180,24 +179,18 @@ impl Worker {
         }
 
         let wrangler: Wrangler = toml::from_str(&fs::read_to_string(root().join("wrangler.toml"))?)?;
-        let secrets =
-            fs::read_to_string(root().join(".dev.vars")).context(".dev.vars: cargo xtask edge build makes it")?;
         let mut text_bindings = wrangler.vars;
-        text_bindings.extend(parse_dev_vars(&secrets));
-        let service_token =
-            text_bindings.get("EDGEKEEP_SERVICE_TOKEN").context("no EDGEKEEP_SERVICE_TOKEN in .dev.vars")?;
-        // Two values may stand there for overlap.
-        let service_token = service_token.split(',').next().map(str::to_owned);
+        text_bindings.extend(region.bindings.clone());
         let kv = wrangler.kv_namespaces.into_iter().map(|kv| (kv.binding, "kvNamespace"));
         let points = wrangler.analytics_engine_datasets.into_iter().map(|points| (points.binding, "analyticsEngine"));
         let objects = wrangler.durable_objects.bindings.into_iter().map(|object| (object.name, object.class_name));
         Ok(Worker {
             name: "ours",
-            what: "ours, a token route asked through /v1/authorize",
-            version: format!("edgekeep {}", env!("CARGO_PKG_VERSION")),
+            what: "ours, a token route asked through /v1/authorize, verified-token cache off",
+            version: ours.version,
             path: AUTHORIZE,
             address: free_address()?,
-            service_token,
+            region: Some(region),
             modules,
             compatibility_date: wrangler.compatibility_date,
             compatibility_flags: wrangler.compatibility_flags,
@@ -205,6 +198,13 @@ impl Worker {
             void_bindings: kv.chain(points).collect(),
             objects: objects.collect(),
         })
+    }
+
+    /// What Cloudflare's front adds: our Worker knows its peer by this header alone, and believes the path below
+    /// [`AUTHORIZE`] because that peer is trusted.
+    fn headers(&self) -> Vec<(String, String)> {
+        let client = ("cf-connecting-ip".to_owned(), "127.0.0.1".to_owned());
+        if self.region.is_some() { vec![client] } else { Vec::new() }
     }
 
     /// Its entry in workerd's configuration.
@@ -301,6 +301,8 @@ fn configuration(workers: &[Worker]) -> anyhow::Result<String> {
     }
     let date = quoted(COMPATIBILITY_DATE);
     writeln!(out, "    (name = \"void\", worker = (compatibilityDate = {date}, modules = [{VOID}])),")?;
+    // Loopback, where the region is, and nothing else.
+    writeln!(out, "    (name = \"internet\", network = (allow = [\"local\"])),")?;
     // Objects kept in memory would have no SQLite.
     writeln!(out, "    (name = \"objects\", disk = (path = \"objects\", writable = true)),\n  ],\n  sockets = [")?;
     for worker in workers {
@@ -327,17 +329,6 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// `NAME=value` lines as wrangler reads them: a value may stand in quotes; `#` starts a comment line.
-fn parse_dev_vars(text: &str) -> BTreeMap<String, String> {
-    let pair = |line: &str| {
-        let (name, value) = line.trim().split_once('=').filter(|(name, _)| !name.starts_with('#'))?;
-        let value = value.trim();
-        let unquoted = ['\'', '"', '`'].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
-        Some((name.trim().to_owned(), unquoted.unwrap_or(value).to_owned()))
-    };
-    text.lines().filter_map(pair).collect()
-}
-
 impl Size {
     fn of(what: String, path: &Path) -> anyhow::Result<Size> {
         let gzipped = process::run(Command::new("gzip").args(["--best", "--stdout"]).arg(path))?.stdout.len() as u64;
@@ -348,15 +339,6 @@ impl Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_read_with_and_without_quotes() {
-        let vars = parse_dev_vars("# made by build\nA=plain\nB='{\"k\": 1}'\nC=\"x=y\"\n\n");
-        assert_eq!(vars.len(), 3);
-        assert_eq!(vars["A"], "plain");
-        assert_eq!(vars["B"], "{\"k\": 1}");
-        assert_eq!(vars["C"], "x=y");
-    }
 
     #[test]
     fn text_in_the_configuration_cannot_end_its_quotes() {

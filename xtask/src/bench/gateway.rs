@@ -126,6 +126,7 @@ impl Field {
             process: Rc::new(process),
             address: listen,
             path: "/bench".to_owned(),
+            headers: Vec::new(),
             tokens: self.tokens_file.clone(),
             body: Some(BODY.to_owned()),
         };

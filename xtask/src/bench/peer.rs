@@ -22,6 +22,8 @@ pub struct Peer {
     pub process: Rc<Running>,
     pub address: SocketAddr,
     pub path: String,
+    /// Sent with every request: what a deployment's front would have set. Name and value.
+    pub headers: Vec<(String, String)>,
     /// The file of tokens sent in turn.
     pub tokens: PathBuf,
     /// The body that every answer must have; `None`: any.
@@ -62,6 +64,9 @@ impl Peer {
 
     fn ask(&self, token: Option<&str>) -> anyhow::Result<(u16, String)> {
         let mut request = agent().get(format!("http://{}{}", self.address, self.path));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

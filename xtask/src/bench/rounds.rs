@@ -136,6 +136,9 @@ impl Load<'_> {
             .args(["--connections", &options.connections.to_string()])
             .args(["--warmup", &options.warmup.to_string()])
             .args(["--seconds", &options.seconds.to_string()]);
+        for (name, value) in &peer.headers {
+            command.args(["--header", &format!("{name}: {value}")]);
+        }
         if let Some(body) = &peer.body {
             command.args(["--expect-body", body]);
         }
