@@ -10,9 +10,7 @@ use clap::ValueEnum;
 use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
-use crate::tools::{
-    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, system_packages, tools_folder, wasm_target,
-};
+use crate::tools::{WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, tools_folder, wasm_target};
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
@@ -148,7 +146,6 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
 }
 
 fn scenarios(long: bool) -> Result<Outcome> {
-    system_packages()?;
     npm_packages()?;
     let worker = edge::build_shipped()?;
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;

@@ -139,6 +139,10 @@ const CHECK_MASK: u32 = 0b0000_1100;
 const DEGRADED: u32 = 0b0001_0000;
 const REFUSED: u32 = 0b0010_0000;
 
+/// So long an origin that refused a connection is left alone; then a request may find out whether it is back. One that
+/// is refused again goes to another origin, so nobody notices.
+const REFUSED_FOR: Millis = Millis(5_000);
+
 /// What this process knows of an origin. All methods take `&self`; a reader may see one change before another.
 #[derive(Debug, Default)]
 pub struct OriginState {
@@ -147,6 +151,7 @@ pub struct OriginState {
     word: AtomicU32,
     penalty: AtomicU64,
     ejected_until: AtomicU64,
+    refused_at: AtomicU64,
     /// When it last came back; 0: it never was away, so it needs no warming up.
     warm_since: AtomicU64,
 }
@@ -162,7 +167,7 @@ impl OriginState {
         let word = self.word.load(Ordering::Relaxed);
         match admin_of(word) {
             Admin::Maintenance => Standing::Maintenance,
-            _ if word & REFUSED != 0 => Standing::Refused,
+            _ if word & REFUSED != 0 && self.is_refusing(now) => Standing::Refused,
             _ if check_of(word) == Check::Down => Standing::Down,
             _ if self.ejected_until.load(Ordering::Relaxed) > now.0 => Standing::Ejected,
             Admin::Drain => Standing::Drain,
@@ -197,7 +202,12 @@ impl OriginState {
 
     /// A connection was refused (by a check or by live traffic): it stays out, also in a panic, until one is taken.
     pub fn refused(&self, now: Timestamp) {
+        self.refused_at.store(now.0, Ordering::Relaxed);
         self.change(REFUSED, REFUSED, now);
+    }
+
+    fn is_refusing(&self, now: Timestamp) -> bool {
+        now.since(Timestamp(self.refused_at.load(Ordering::Relaxed))) < REFUSED_FOR
     }
 
     /// A connection was taken.

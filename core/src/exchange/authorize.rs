@@ -6,7 +6,7 @@
 
 use super::{Context, Decided, Exchange, Purpose, Reply, Step};
 use crate::config::AuthMode;
-use crate::http::{HeaderEdits, Problem, ProblemCode, header_text};
+use crate::http::{Head, HeaderEdits, Problem, ProblemCode, header_text};
 use crate::route::CanonicalPath;
 
 /// Everything that an origin believes of Edgekeep.
@@ -30,18 +30,14 @@ pub(super) struct Original {
 
 impl Exchange {
     pub(super) fn authorize(&mut self, below: Option<&str>, cx: &mut Context<'_>) -> Decided {
-        let header = |forwarded, original| {
-            header_text(cx.head, forwarded).or_else(|| header_text(cx.head, original)).filter(|_| self.client.trusted)
-        };
+        // From here on every answer, a refusal too, carries the identity headers.
+        self.purpose = Purpose::Authorize(Original { mode: AuthMode::Session, method: None });
         let (uri, method) = match below.filter(|_| self.client.trusted) {
             Some(below) => (Some(below), Some(cx.head.method())),
-            None => (
-                header("x-forwarded-uri", "x-original-uri").map(path_of),
-                header("x-forwarded-method", "x-original-method"),
-            ),
+            None if self.client.trusted => original_in_headers(cx.head)?,
+            None => (None, None),
         };
         let method = method.map(str::to_owned);
-        // The answer says nothing about a request until this is set: refusals from here on carry blank identities.
         self.purpose = Purpose::Authorize(Original { mode: AuthMode::Session, method: method.clone() });
         let Some(uri) = uri else { return self.admit(AuthMode::Session, cx) };
         let path = CanonicalPath::parse(uri).map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
@@ -113,6 +109,24 @@ fn strictness(mode: AuthMode) -> u8 {
         AuthMode::Session => 3,
         AuthMode::Strict => 4,
     }
+}
+
+/// URI and method from the headers of a trusted proxy. A proxy that sets one family of them passes the client's other
+/// one on: where both are there and say different things, nobody knows which is the proxy's.
+fn original_in_headers(head: &dyn Head) -> Result<(Option<&str>, Option<&str>), Problem> {
+    let forwarded = (header_text(head, "x-forwarded-uri"), header_text(head, "x-forwarded-method"));
+    let original = (header_text(head, "x-original-uri"), header_text(head, "x-original-method"));
+    let (uri, method) = match (forwarded, original) {
+        ((None, None), original) => original,
+        (forwarded, (None, None)) => forwarded,
+        (forwarded, original) if forwarded == original => forwarded,
+        _ => {
+            let detail =
+                "X-Forwarded-Uri/-Method and X-Original-URI/-Method disagree: the proxy must set or remove all four";
+            return Err(Problem::new(ProblemCode::Forbidden, detail));
+        }
+    };
+    Ok((uri.map(path_of), method))
 }
 
 /// The path of a URI in origin or absolute form, without its query. The query goes first: what stands in it is the

@@ -5,7 +5,7 @@ use sha2::Sha256;
 
 use super::{Awaiting, Context, Decided, Destination, Exchange, Failed, FailedStage, Plan, Purpose, Reply, ReplyBody};
 use super::{Step, own};
-use crate::balance::{Choice, Lease, Origin, OriginId, Standing, Sticky, choose};
+use crate::balance::{Choice, Lease, Origin, OriginId, Sticky, choose};
 use crate::config::{RouteConfig, ShardRule};
 use crate::http::{
     AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, request_id, strip_request,
@@ -282,12 +282,12 @@ impl Exchange {
         let Some((index, origin)) = origins.iter().enumerate().find(|(_, origin)| origin.id == id) else {
             return Followed::Repick;
         };
-        match origin.state.standing(cx.now) {
-            Standing::Available | Standing::Degraded | Standing::Drain => match origin.lease() {
-                Some(lease) => Followed::Taken(index, lease),
-                None => Followed::Overflow,
-            },
-            Standing::Down | Standing::Ejected | Standing::Maintenance | Standing::Refused => Followed::Repick,
+        if !origin.state.standing(cx.now).keeps_sticky() {
+            return Followed::Repick;
+        }
+        match origin.lease() {
+            Some(lease) => Followed::Taken(index, lease),
+            None => Followed::Overflow,
         }
     }
 
@@ -431,7 +431,10 @@ impl Exchange {
         let Some(current) = self.forward.current.take() else { return Err(self.store_unavailable()) };
         self.forward.failed = true;
         if let Some(origin) = self.rules.origin(current.pool, current.origin) {
-            origin.state.failed(cx.now);
+            // A kept connection that closed just then says nothing about its origin.
+            if failed.stage != FailedStage::Unsent {
+                origin.state.failed(cx.now);
+            }
             if failed.stage == FailedStage::Connect && !failed.timed_out {
                 origin.state.refused(cx.now);
             }

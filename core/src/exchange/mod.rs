@@ -326,6 +326,13 @@ impl Exchange {
         self.head_micros = Some(micros);
     }
 
+    /// The client stopped sending its request body.
+    pub fn body_gone(&mut self, cx: &mut Context<'_>) -> Step {
+        self.awaiting = Awaiting::Nothing;
+        self.forward.give_up();
+        self.step(Err(Problem::new(ProblemCode::BadRequest, "the body did not come to its end")), cx)
+    }
+
     /// The request body grew beyond `limits.body` on its way to the origin.
     pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
         self.awaiting = Awaiting::Nothing;

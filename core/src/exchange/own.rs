@@ -99,7 +99,6 @@ impl Exchange {
             (OwnPath::EdgeShardMap, "GET") => return self.shard_map(cx),
             (OwnPath::ShardOfUser(id), "GET") => return self.shard_of_user(&user_in_path(&id)?, cx),
             (OwnPath::ShardsOfPhotos, "GET") => return self.shards_of_photos(cx),
-            (OwnPath::Openapi, _) => return Err(not_found()),
             _ => {
                 let mut problem = Problem::new(ProblemCode::MethodNotAllowed, format!("{method} does not apply here"));
                 problem.allow = Some(allow);
@@ -215,7 +214,7 @@ fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
         OwnPath::UserSessions(_) => "GET, DELETE",
         OwnPath::SessionsCurrent | OwnPath::Session(_) => "DELETE",
         OwnPath::Jwks => "GET, HEAD",
-        OwnPath::EdgeShardMap | OwnPath::ShardOfUser(_) | OwnPath::ShardsOfPhotos | OwnPath::Openapi => "GET",
+        OwnPath::EdgeShardMap | OwnPath::ShardOfUser(_) | OwnPath::ShardsOfPhotos => "GET",
         _ => "POST",
     }
 }

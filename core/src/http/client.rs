@@ -43,16 +43,21 @@ pub fn resolve_client(head: &dyn Head, trusted: &[Network], proven: bool) -> Cli
             break;
         }
     }
-    let scheme = match header_text(head, "x-forwarded-proto").map(|p| p.split(',').next().unwrap_or_default().trim()) {
+    let scheme = match header_text(head, "x-forwarded-proto").map(last_of) {
         Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
         Some(proto) if proto.eq_ignore_ascii_case("http") => "http",
         _ => scheme,
     };
-    let host = match header_text(head, "x-forwarded-host").map(|h| h.split(',').next().unwrap_or_default().trim()) {
+    let host = match header_text(head, "x-forwarded-host").map(last_of) {
         Some(forwarded) if !forwarded.is_empty() => forwarded.to_owned(),
         _ => host,
     };
     Client { ip, scheme, host, trusted: true }
+}
+
+/// The element that the nearest proxy wrote; those before it may be the client's own.
+fn last_of(list: &str) -> &str {
+    list.rsplit(',').next().unwrap_or_default().trim()
 }
 
 fn parse_hop(hop: &str) -> Option<IpAddr> {
@@ -161,8 +166,8 @@ mod tests {
             headers: vec![
                 ("x-forwarded-for", "1.1.1.1, 203.0.113.9:4711"),
                 ("x-forwarded-for", "10.9.9.9"),
-                ("x-forwarded-proto", "https"),
-                ("x-forwarded-host", "app.example"),
+                ("x-forwarded-proto", "http, https"),
+                ("x-forwarded-host", "evil.example, app.example"),
             ],
         };
         let client = resolve_client(&head, &networks(), false);

@@ -41,8 +41,6 @@ pub enum OwnPath<'a> {
     ShardOfUser(String),
     /// `/v1/shards/photos`
     ShardsOfPhotos,
-    /// `/openapi.json`
-    Openapi,
     /// Another spelling of an own path, or an `{id}` that cannot be decoded: 400, never forwarded.
     Refused(PathError),
 }
@@ -99,7 +97,6 @@ fn plain(path: &str) -> Option<OwnPath<'_>> {
         [Some("v1"), Some("edge"), Some("tombstones"), None] => OwnPath::EdgeTombstones,
         [Some("v1"), Some("shards"), Some("users"), Some(id)] => with_id(decoded(id), OwnPath::ShardOfUser),
         [Some("v1"), Some("shards"), Some("photos"), None] => OwnPath::ShardsOfPhotos,
-        [Some("openapi.json"), None, None, None] => OwnPath::Openapi,
         _ => return None,
     })
 }
@@ -149,7 +146,6 @@ mod tests {
             ("/v1/edge/tombstones", OwnPath::EdgeTombstones),
             ("/v1/shards/users/42", OwnPath::ShardOfUser("42".into())),
             ("/v1/shards/photos", OwnPath::ShardsOfPhotos),
-            ("/openapi.json", OwnPath::Openapi),
         ] {
             assert_eq!(own_path(raw, ""), Some(own), "{raw}");
         }
@@ -216,7 +212,6 @@ mod tests {
             "/v1/sessions/current/",
             "/v1/users/42/sessions/",
             "/%2ewell-known/jwks.json",
-            "/openapi%2Ejson",
         ] {
             assert_eq!(own_path(raw, ""), SPELLING, "{raw}");
         }

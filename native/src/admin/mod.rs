@@ -3,11 +3,13 @@
 mod metrics;
 
 use std::convert::Infallible;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use edgekeep_core::exchange::Secrets;
 use edgekeep_core::metrics::TextFormat;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -21,8 +23,9 @@ use crate::gateway::{Gateway, Shared};
 /// What the admin side speaks for.
 pub struct Admin {
     pub shared: Shared,
-    /// Gone while the gateway drains: then it is not ready.
-    pub gateway: Weak<Gateway>,
+    pub gateway: Arc<Gateway>,
+    /// Needed for everything but health, when it is set.
+    pub token: Option<Secrets>,
 }
 
 /// Serves until the control thread ends.
@@ -44,6 +47,14 @@ pub async fn serve_admin(admin: Rc<Admin>, listener: TcpListener) {
     }
 }
 
+impl Admin {
+    fn admits(&self, request: &Request<Incoming>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let presented = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        presented.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|presented| token.is_service(presented))
+    }
+}
+
 async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET here\n".to_owned());
@@ -52,18 +63,21 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
     }
     Ok(match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".to_owned()),
-        "/readyz" => match admin.gateway.upgrade() {
-            Some(_) => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
-            None => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".to_owned()),
-        },
+        "/readyz" if admin.gateway.is_draining() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".to_owned())
+        }
+        "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+        _ if !admin.admits(&request) => {
+            let mut response = text(StatusCode::UNAUTHORIZED, "text/plain", "the admin token is needed\n".to_owned());
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"edgekeep admin\""));
+            response
+        }
         "/metrics" => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
             let format = TextFormat::negotiate(accept);
-            let gateway = admin.gateway.upgrade();
-            let cells = match &gateway {
-                Some(gateway) => gateway.cells().await,
-                None => Vec::new(),
-            };
+            let cells = admin.gateway.cells().await;
             text(StatusCode::OK, format.content_type(), metrics::exposition(&admin.shared, &cells, format))
         }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics\n".to_owned()),

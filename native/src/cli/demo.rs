@@ -78,7 +78,8 @@ pub fn demo(options: &Options) -> Result<(), Failure> {
     let origins = run_origins(listeners, &options.data)?;
     let data = options.data.clone();
     let walk = move |settings: &Settings| println!("{}", walk(settings, &service, ports, &data));
-    run(Start { settings, secrets, file: Some(file) }, walk, origins)
+    // Its tokens are not in the file, so a reload would lose them.
+    run(Start { settings, secrets, file: None }, walk, origins)
 }
 
 pub fn origins(options: &OriginsOptions) -> Result<(), Failure> {

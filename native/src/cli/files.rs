@@ -19,9 +19,8 @@ const PRIVATE: u32 = 0o600;
 
 /// The key ring of `path`; a new one is made when there is no file. True: it was made now.
 pub fn keys(path: &Path, algorithm: Algorithm) -> Result<(KeyRing, bool), Failure> {
-    if let Some(text) = read_private(path, "session.keys")? {
-        let ring = KeyRing::from_json(&text).map_err(|e| format!("session.keys: {}: {e}", path.display()))?;
-        return Ok((ring, false));
+    if path.exists() {
+        return Ok((existing_keys(path)?, false));
     }
     let algorithm = match algorithm {
         Algorithm::EdDSA => KeyAlgorithm::EdDsa,
@@ -30,6 +29,17 @@ pub fn keys(path: &Path, algorithm: Algorithm) -> Result<(KeyRing, bool), Failur
     let ring = KeyRing::generate(algorithm, &mut Entropy::from_seed(seed()?), clock::now());
     write_private(path, ring.to_json().as_bytes())?;
     Ok((ring, true))
+}
+
+/// The key ring of a file that must be there and be able to issue.
+pub fn existing_keys(path: &Path) -> Result<KeyRing, Failure> {
+    let shown = path.display();
+    let text = read_private(path, "session.keys")?.ok_or_else(|| format!("session.keys: {shown} does not exist"))?;
+    let ring = KeyRing::from_json(&text).map_err(|e| format!("session.keys: {shown}: {e}"))?;
+    if !ring.can_issue() {
+        return Err(format!("session.keys: {shown} cannot issue sessions: it is an edge's").into());
+    }
+    Ok(ring)
 }
 
 /// The secret of `path`; 32 random bytes are made when there is no file. True: it was made now.

@@ -39,13 +39,10 @@ pub fn run(
     for warning in settings.not_in_force() {
         tracing::warn!("{warning}");
     }
-    let admin_listener = admin_listener(&settings)?;
+    let (admin_listener, admin_token) = admin_side(&settings)?;
     let (keys, fresh) = files::keys(&settings.path(&settings.config.session.keys), settings.config.session.algorithm)?;
     if fresh {
         tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
-    }
-    if !keys.can_issue() {
-        return Err("session.keys: this key file cannot issue sessions: it is an edge's".into());
     }
     let live = Arc::new(settings.live()?);
     let store = settings.store(&live)?;
@@ -58,8 +55,8 @@ pub fn run(
     tasks.block_on(&runtime, async move {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
-        let gateway = Rc::new(Gateway::start(&shared)?);
-        let admin = Rc::new(Admin { shared: shared.clone(), gateway: Rc::downgrade(&gateway) });
+        let gateway = Arc::new(Gateway::start(&shared)?);
+        let admin = Rc::new(Admin { shared: shared.clone(), gateway: gateway.clone(), token: admin_token });
         tokio::task::spawn_local(serve_admin(admin, tokio::net::TcpListener::from_std(admin_listener)?));
         let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
         let mut beside = std::pin::pin!(beside);
@@ -80,8 +77,12 @@ pub fn run(
         }
         let within = Duration::from_millis(settings.config.server.drain_timeout.0);
         tracing::info!(?within, "draining");
-        if let Ok(gateway) = Rc::try_unwrap(gateway) {
-            gateway.drain(within);
+        gateway.drain(within);
+        // The control thread goes on meanwhile: /readyz says that it drains, and a second signal ends the wait.
+        tokio::select! {
+            _ = tokio::task::spawn_blocking(move || gateway.join()) => {}
+            _ = terminate.recv() => tracing::warn!("a second signal: not waiting any longer"),
+            _ = interrupt.recv() => tracing::warn!("a second signal: not waiting any longer"),
         }
         shared.store.close();
         match failed {
@@ -91,14 +92,15 @@ pub fn run(
     })
 }
 
-/// The admin side without a token is read-only and for this machine only.
-fn admin_listener(settings: &Settings) -> Result<std::net::TcpListener, Failure> {
+/// The admin side's listener, and its token. Without a token it is for this machine only.
+fn admin_side(settings: &Settings) -> Result<(std::net::TcpListener, Option<Secrets>), Failure> {
     let admin = &settings.config.admin;
     let token = files::configured(&admin.token, "admin.token", &settings.base)?;
     if token.is_none() && !admin.listen.ip().is_loopback() {
         return Err(format!("admin.listen: {} is not loopback, so admin.token must be set", admin.listen).into());
     }
-    Ok(listen::bind_one(admin.listen)?)
+    // One secret among others: compared as a digest, in constant time.
+    Ok((listen::bind_one(admin.listen)?, token.map(|token| Secrets::new(Some(&token), None, None))))
 }
 
 /// New rules from the file, if it is good and asks for nothing that a running gateway cannot change.
@@ -126,11 +128,13 @@ fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Re
         (current.config.session.near_cache != new.config.session.near_cache, "session.near_cache"),
         (current.config.session.token_cache != new.config.session.token_cache, "session.token_cache"),
         (current.config.log != new.config.log, "log"),
+        (current.config.shards.users != new.config.shards.users, "shards.users"),
     ];
     if let Some((_, key)) = changed.iter().find(|(changed, _)| *changed) {
         return Err(format!("{key} cannot change while running: restart").into());
     }
-    let (keys, _) = files::keys(&new.path(&new.config.session.keys), new.config.session.algorithm)?;
+    // A running gateway never makes keys: a mistyped path would log everybody out.
+    let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
     let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
     shared.rules.store(new.rules(keys, map, new.secrets()?, &shared.live)?);
     for warning in new.not_in_force() {

@@ -1,9 +1,12 @@
 //! hyper's heads as core asks them, and core's edits as hyper takes them.
 
-use edgekeep_core::http::{AnswerHead, Head, HeaderEdits, Peer, drops_set_cookie, is_hop_by_hop, is_internal};
+use edgekeep_core::ByteSize;
+use edgekeep_core::http::{
+    AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal,
+};
 use http::header::{HOST, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 /// A request's head with its connection.
 pub struct RequestHead<'a> {
@@ -12,9 +15,23 @@ pub struct RequestHead<'a> {
 }
 
 impl RequestHead<'_> {
+    /// What the wire itself gives away: a head that is too large, or a `Host` that is missing or there twice (RFC 9112
+    /// §3.2), of which an origin might take the other one.
+    pub fn fault(&self, most: ByteSize) -> Option<Problem> {
+        if self.size() > most.0 {
+            return Some(Problem::headers_too_large());
+        }
+        let mut hosts = self.parts.headers.get_all(HOST).iter();
+        let missing = hosts.next().is_none() && self.parts.uri.authority().is_none();
+        if hosts.next().is_some() || (missing && self.parts.version >= Version::HTTP_11) {
+            return Some(Problem::new(ProblemCode::BadRequest, "exactly one Host is needed"));
+        }
+        None
+    }
+
     /// Bytes of target and headers, as `server.max_header_bytes` counts them. hyper's own limit is on its read buffer,
     /// which a head that arrives at once may pass.
-    pub fn size(&self) -> u64 {
+    fn size(&self) -> u64 {
         let target = self.parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
         let headers: usize = self.parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         (target + headers) as u64

@@ -11,6 +11,8 @@ mod socket;
 mod upload;
 mod worker;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,11 +27,12 @@ use worker::Message;
 /// The running cores.
 pub struct Gateway {
     cores: Vec<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    draining: AtomicBool,
 }
 
 struct Core {
     messages: mpsc::UnboundedSender<Message>,
-    thread: JoinHandle<()>,
 }
 
 /// Why the gateway could not start.
@@ -52,7 +55,7 @@ impl Gateway {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads as usize,
         };
-        let mut cores = Vec::new();
+        let (mut cores, mut threads_started) = (Vec::new(), Vec::new());
         for (number, listeners) in listen::bind(&server.listen, threads)?.into_iter().enumerate() {
             let (messages, receiver) = mpsc::unbounded_channel();
             let shared = shared.clone();
@@ -64,9 +67,10 @@ impl Gateway {
             };
             let thread =
                 std::thread::Builder::new().name(format!("core-{number}")).spawn(run).map_err(StartError::Thread)?;
-            cores.push(Core { messages, thread });
+            cores.push(Core { messages });
+            threads_started.push(thread);
         }
-        Ok(Gateway { cores })
+        Ok(Gateway { cores, threads: Mutex::new(threads_started), draining: AtomicBool::new(false) })
     }
 
     /// What all cores counted, each on its own.
@@ -83,13 +87,23 @@ impl Gateway {
         cells
     }
 
-    /// Stops accepting and waits for what is in flight, at most for so long.
-    pub fn drain(self, within: Duration) {
+    /// Tells the cores to stop accepting and to finish what is in flight, at most for so long.
+    pub fn drain(&self, within: Duration) {
+        self.draining.store(true, Ordering::Release);
         for core in &self.cores {
             let _ = core.messages.send(Message::Drain(within));
         }
-        for core in self.cores {
-            let _ = core.thread.join();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until the cores have drained. Blocks.
+    pub fn join(&self) {
+        let threads = self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
+        for thread in threads {
+            let _ = thread.join();
         }
     }
 }

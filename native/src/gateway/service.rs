@@ -1,5 +1,6 @@
 //! One request: the loop that drives core's exchange and performs its steps.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use bytes::Bytes;
 use edgekeep_core::cache::{CacheAnswer, Enqueued};
 use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
-    Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody,
-    Rules, SessionAnswer, Step,
+    Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody, Rules,
+    SessionAnswer, Step,
 };
-use edgekeep_core::http::{Peer, Problem};
+use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
@@ -27,7 +28,7 @@ use super::download::Download;
 use super::head::{RequestHead, ResponseHead, apply, edit};
 use super::origins::{ConnectError, Sender};
 use super::socket::Activity;
-use super::upload::Upload;
+use super::upload::{Turn, Upload};
 use super::worker::Worker;
 use crate::store::Load;
 
@@ -96,8 +97,8 @@ pub async fn serve(
     let head = RequestHead { parts: &parts, peer };
     let (exchange, step) = worker.with_local(|local| {
         let cx = &mut Context { head: &head, now: now(), local };
-        if head.size() > rules.config.server.max_header_bytes.0 {
-            return Exchange::begin_refused(&rules, &worker.live, Problem::headers_too_large(), cx);
+        if let Some(problem) = head.fault(rules.config.server.max_header_bytes) {
+            return Exchange::begin_refused(&rules, &worker.live, problem, cx);
         }
         Exchange::begin(&rules, &worker.live, cx)
     });
@@ -112,7 +113,7 @@ pub async fn serve(
         connection: None,
     });
     let (Drive { mut ending, answer, .. }, reply) =
-        Drive { head: &head, upload: &upload, ending, answer: None }.drive(step).await;
+        Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false) }.drive(step).await;
     ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
 }
@@ -129,6 +130,8 @@ struct Drive<'a> {
     upload: &'a Upload,
     ending: Box<Ending>,
     answer: Option<Answer>,
+    /// The client stopped sending its body: not the origin's fault.
+    stalled: Cell<bool>,
 }
 
 impl Drive<'_> {
@@ -137,15 +140,13 @@ impl Drive<'_> {
             step = match step {
                 Step::Respond(reply) => return (self, reply),
                 Step::Forward(plan) => self.forward(*plan).await,
-                Step::Session { id, user, freshness, .. } => {
-                    // Both kinds ask the one embedded store; a cached one is spared by the near cache in core.
-                    let (Freshness::Cached | Freshness::Primary) = freshness;
+                // Fresh or not, the one embedded store is asked: core has looked into the near cache.
+                Step::Session { id, .. } => {
                     let answer = match self.ending.worker.store.load(id, now()).await {
                         Load::Loaded(session) => SessionAnswer::Loaded(session),
                         Load::Missing => SessionAnswer::Missing,
                         Load::Unavailable => SessionAnswer::Unavailable,
                     };
-                    drop(user);
                     self.event(|exchange, cx| exchange.session(answer, cx))
                 }
                 Step::Store(op) => {
@@ -211,6 +212,9 @@ impl Drive<'_> {
                 if self.upload.is_too_large() {
                     return self.event(|exchange, cx| exchange.body_too_large(cx));
                 }
+                if self.stalled.get() {
+                    return self.event(Exchange::body_gone);
+                }
                 self.event(|exchange, cx| exchange.failed(failed, cx))
             }
         }
@@ -236,7 +240,19 @@ impl Drive<'_> {
                 }
             },
         };
-        match tokio::time::timeout(response_timeout, sender.try_send_request(request)).await {
+        let mut sending = std::pin::pin!(sender.try_send_request(request));
+        let mut wait = response_timeout;
+        // The origin's time begins when it has the whole request; until then each piece has that time.
+        let sent = loop {
+            match tokio::time::timeout(wait, sending.as_mut()).await {
+                Ok(sent) => break Ok(sent),
+                Err(_) => match self.upload.quiet() {
+                    (quiet, _) if quiet < response_timeout => wait = response_timeout - quiet,
+                    (_, turn) => break Err(turn),
+                },
+            }
+        };
+        match sent {
             Ok(Ok(response)) => {
                 let (parts, incoming) = response.into_parts();
                 Ok(Answer { parts, incoming, connection: Some((url.clone(), sender)) })
@@ -252,7 +268,11 @@ impl Drive<'_> {
                 tracing::debug!(origin = %url, error = %error.error(), ?stage, "the origin did not answer");
                 Err(failed(stage, false))
             }
-            Err(_) => Err(failed(FailedStage::Sent, true)),
+            Err(Turn::Origin) => Err(failed(FailedStage::Sent, true)),
+            Err(Turn::Client) => {
+                self.stalled.set(true);
+                Err(failed(FailedStage::Sent, true))
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -23,11 +24,26 @@ struct State {
     read: u64,
     limit: u64,
     too_large: bool,
+    /// Which attempt may read: the newest. An older one that is still being polled must not take what is the newer's.
+    generation: u32,
+    /// When the last piece came, or the body ended.
+    moved_at: Instant,
+    ended: bool,
+    /// The client owes the next piece.
+    owed: bool,
+}
+
+/// Who has to do something next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Client,
+    Origin,
 }
 
 /// One attempt's body.
 pub struct Attempt {
     upload: Upload,
+    generation: u32,
     /// How many of the kept pieces this attempt has sent.
     sent: usize,
 }
@@ -46,6 +62,7 @@ pub enum UploadError {
 impl Upload {
     pub fn new(incoming: Incoming, limit: u64) -> Upload {
         Upload(Rc::new(RefCell::new(State {
+            ended: incoming.is_end_stream(),
             incoming,
             kept: Some(Vec::new()),
             kept_bytes: 0,
@@ -53,13 +70,26 @@ impl Upload {
             read: 0,
             limit,
             too_large: false,
+            generation: 0,
+            moved_at: Instant::now(),
+            owed: false,
         })))
+    }
+
+    /// For how long nothing has moved, and whose turn it is.
+    pub fn quiet(&self) -> (Duration, Turn) {
+        let state = self.0.borrow();
+        let turn = if state.owed && !state.ended { Turn::Client } else { Turn::Origin };
+        (state.moved_at.elapsed(), turn)
     }
 
     /// A body for the next attempt, which keeps at most `retry_buffer` bytes.
     pub fn attempt(&self, retry_buffer: u64) -> Attempt {
-        self.0.borrow_mut().keep_at_most = retry_buffer;
-        Attempt { upload: self.clone(), sent: 0 }
+        let mut state = self.0.borrow_mut();
+        state.keep_at_most = retry_buffer;
+        state.generation += 1;
+        state.moved_at = Instant::now();
+        Attempt { upload: self.clone(), generation: state.generation, sent: 0 }
     }
 
     /// Everything that was read is still at hand.
@@ -102,7 +132,11 @@ impl Body for Attempt {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = &mut *self;
         let mut state = this.upload.0.borrow_mut();
-        let State { incoming, kept, kept_bytes, keep_at_most, read, limit, too_large } = &mut *state;
+        if state.generation != this.generation {
+            return Poll::Ready(Some(Err(UploadError::NotReplayable)));
+        }
+        let State { incoming, kept, kept_bytes, keep_at_most, read, limit, too_large, moved_at, ended, owed, .. } =
+            &mut *state;
         match kept {
             Some(pieces) => {
                 if let Some(piece) = pieces.get(this.sent) {
@@ -113,12 +147,19 @@ impl Body for Attempt {
             None if this.sent == 0 && *read > 0 => return Poll::Ready(Some(Err(UploadError::NotReplayable))),
             None => {}
         }
-        let frame = match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(None),
+        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            Poll::Pending => {
+                *owed = true;
+                return Poll::Pending;
+            }
+            Poll::Ready(None) => {
+                (*ended, *moved_at) = (true, Instant::now());
+                return Poll::Ready(None);
+            }
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(UploadError::Client(error)))),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
+        (*owed, *moved_at, *ended) = (false, Instant::now(), incoming.is_end_stream());
         if let Some(data) = frame.data_ref() {
             *read += data.len() as u64;
             if *read > *limit {

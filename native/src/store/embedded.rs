@@ -26,6 +26,8 @@ const STATES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("stat
 const INDEX: TableDefinition<'_, (&str, u64, &[u8; 16]), ()> = TableDefinition::new("index");
 /// User → (epoch, when it may be forgotten).
 const EPOCHS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("epochs");
+/// (when it may be forgotten, user): epochs in the order of their end.
+const EPOCH_EXPIRY: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("epoch_expiry");
 /// (absolute expiry, session) → creation time: what to clean up, in order.
 const EXPIRY: TableDefinition<'_, (u64, &[u8; 16]), u64> = TableDefinition::new("expiry");
 /// Values of which there is one.
@@ -38,7 +40,8 @@ const QUEUE: usize = 65_536;
 const GROUP: usize = 512;
 /// How often expired sessions are cleaned up, and how many at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-const SWEEP_AT_MOST: usize = 10_000;
+const SWEEP_SOON: Duration = Duration::from_millis(50);
+const SWEEP_AT_MOST: usize = 500;
 
 /// Why the embedded store cannot be used.
 #[derive(Debug, Error)]
@@ -166,6 +169,7 @@ fn make_tables(database: &Database) -> Result<(), Failure> {
     write.open_table(STATES)?;
     write.open_table(INDEX)?;
     write.open_table(EPOCHS)?;
+    write.open_table(EPOCH_EXPIRY)?;
     write.open_table(EXPIRY)?;
     write.open_table(SINGLE)?;
     write.commit()?;
@@ -291,10 +295,12 @@ impl Writer {
                 return;
             }
             if Instant::now() >= next_sweep {
-                if let Err(failure) = self.sweep(now()) {
+                let more = self.sweep(now()).unwrap_or_else(|failure| {
                     tracing::error!(%failure, "the embedded store failed to clean up expired sessions");
-                }
-                next_sweep = Instant::now() + SWEEP_EVERY;
+                    false
+                });
+                // A long backlog goes in small turns, between which others are served.
+                next_sweep = Instant::now() + if more { SWEEP_SOON } else { SWEEP_EVERY };
             }
         }
     }
@@ -334,31 +340,35 @@ impl Writer {
         Ok((outcomes, dropped))
     }
 
-    fn sweep(&self, now: Timestamp) -> Result<(), Failure> {
+    /// Removes some of what has expired; true when there may be more.
+    fn sweep(&self, now: Timestamp) -> Result<bool, Failure> {
         let write = self.database.begin_write()?;
-        {
+        let (sessions, users) = {
             let mut tables = Tables::open(&write)?;
-            let mut due = Vec::new();
+            let mut sessions = Vec::new();
             for entry in tables.expiry.range(..=(now.0, &[0xff; 16]))?.take(SWEEP_AT_MOST) {
-                due.push(SessionId(*entry?.0.value().1));
+                sessions.push(SessionId(*entry?.0.value().1));
             }
-            for id in due {
-                tables.remove(id)?;
+            let mut users = Vec::new();
+            for entry in tables.epoch_expiry.range(..(now.0 + 1, ""))?.take(SWEEP_AT_MOST) {
+                let (key, _) = entry?;
+                users.push((key.value().0, key.value().1.to_owned()));
             }
-            let forgotten: Vec<String> = tables
-                .epochs
-                .iter()?
-                .filter_map(|entry| entry.ok())
-                .filter(|(_, value)| value.value().1 <= now.0)
-                .take(SWEEP_AT_MOST)
-                .map(|(user, _)| user.value().to_owned())
-                .collect();
-            for user in forgotten {
+            for id in &sessions {
+                tables.remove(*id)?;
+            }
+            for (until, user) in &users {
                 tables.epochs.remove(user.as_str())?;
+                tables.epoch_expiry.remove((*until, user.as_str()))?;
             }
+            (sessions.len(), users.len())
+        };
+        if sessions + users == 0 {
+            write.abort()?;
+            return Ok(false);
         }
         write.commit()?;
-        Ok(())
+        Ok(sessions == SWEEP_AT_MOST || users == SWEEP_AT_MOST)
     }
 }
 
@@ -367,6 +377,7 @@ struct Tables<'t> {
     states: Table<'t, &'static [u8; 16], &'static [u8]>,
     index: Table<'t, (&'static str, u64, &'static [u8; 16]), ()>,
     epochs: Table<'t, &'static str, (u64, u64)>,
+    epoch_expiry: Table<'t, (u64, &'static str), ()>,
     expiry: Table<'t, (u64, &'static [u8; 16]), u64>,
 }
 
@@ -377,6 +388,7 @@ impl<'t> Tables<'t> {
             states: write.open_table(STATES)?,
             index: write.open_table(INDEX)?,
             epochs: write.open_table(EPOCHS)?,
+            epoch_expiry: write.open_table(EPOCH_EXPIRY)?,
             expiry: write.open_table(EXPIRY)?,
         })
     }
@@ -491,7 +503,10 @@ impl<'t> Tables<'t> {
     fn raise_epoch(&mut self, user: &UserId, by: u64, keep_until: u64) -> Result<u64, Failure> {
         let (epoch, until) = self.epochs.get(user.as_str())?.map_or((0, 0), |v| v.value());
         let epoch = epoch + by;
-        self.epochs.insert(user.as_str(), (epoch, until.max(keep_until)))?;
+        let keep_until = until.max(keep_until);
+        self.epochs.insert(user.as_str(), (epoch, keep_until))?;
+        self.epoch_expiry.remove((until, user.as_str()))?;
+        self.epoch_expiry.insert((keep_until, user.as_str()), ())?;
         Ok(epoch)
     }
 

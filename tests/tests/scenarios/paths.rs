@@ -19,6 +19,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::shared("an_absolute_target_is_the_same_request", an_absolute_target_is_the_same_request)
             .only(Kind::NativeEmbedded),
     );
+    all.push(Scenario::shared("a_second_host_is_refused", a_second_host_is_refused).only(Kind::NativeEmbedded));
+    all.push(Scenario::shared("connect_is_refused", connect_is_refused).only(Kind::NativeEmbedded));
     all
 }
 
@@ -116,6 +118,17 @@ fn an_absolute_target_is_the_same_request(d: &Deployment) -> Result<()> {
     let answer = d.get("http://elsewhere.example/account/x").send()?;
     ensure!(answer.origin().is_none(), "{answer}");
     answer.problem(401, "missing_credential")?;
+    Ok(())
+}
+
+/// RFC 9112 §3.2: an origin might take the other one.
+fn a_second_host_is_refused(d: &Deployment) -> Result<()> {
+    d.get("/echo/open/x").header("host", "other.example").send()?.problem(400, "bad_request")?;
+    Ok(())
+}
+
+fn connect_is_refused(d: &Deployment) -> Result<()> {
+    d.request("CONNECT", "example.org:80").send()?.problem(405, "method_not_allowed")?;
     Ok(())
 }
 

@@ -159,3 +159,19 @@ fn a_uri_without_a_method_gets_the_strictest_mode_that_any_method_would() {
     assert_eq!(world.run(unknown().bearer(&login.access)).loads, [Freshness::Primary]);
     assert_eq!(world.run(unknown().header("x-forwarded-method", "POST")).status, 200);
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn the_family_of_headers_that_the_proxy_leaves_alone_cannot_contradict_its_own() {
+    let mut world = behind_proxies();
+    let asks = || get("/v1/authorize").from("10.0.0.5");
+    // nginx sets X-Original-URI and passes the client's X-Forwarded-Uri on, and the other way round.
+    for (own, spoofed) in [("x-original-uri", "x-forwarded-uri"), ("x-forwarded-uri", "x-original-uri")] {
+        let answer = world.run(asks().header(own, "/strict/x").header(spoofed, "/open/x"));
+        answer.refused(403, "forbidden");
+        assert_eq!(answer.header("x-edgekeep-user"), Some(""));
+    }
+    let method = asks().header("x-original-uri", "/open/x").header("x-original-method", "POST");
+    world.run(method.header("x-forwarded-method", "GET")).refused(403, "forbidden");
+    let same = asks().header("x-original-uri", "/open/x").header("x-forwarded-uri", "/open/x");
+    assert_eq!(world.run(same).status, 200);
+}

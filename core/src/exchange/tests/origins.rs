@@ -227,3 +227,14 @@ fn any_waits_in_the_queue_of_the_union() {
     world.queue.push_back(true);
     assert_eq!(world.run(get("/open/x")).queued_for, [2], "one beyond the pools");
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn an_origin_that_refused_is_tried_again_after_five_seconds() {
+    let mut world = World::new();
+    world.origin("a").state.refused(NOW);
+    let served =
+        |world: &mut World| -> Vec<String> { (0..8).map(|_| world.run(get("/open/x")).seen().to.clone()).collect() };
+    assert!(!served(&mut world).contains(&"a".to_owned()), "left alone at first");
+    world.pass(5);
+    assert!(served(&mut world).contains(&"a".to_owned()), "and then asked again");
+}
