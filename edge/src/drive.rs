@@ -122,14 +122,8 @@ impl Isolate {
         match step {
             Step::Respond(reply) => self.end(waiting, *reply, answer, now),
             Step::Forward(plan) => self.forward(waiting, *plan, now),
-            Step::ReadBody { limit } => match self.parked.park(waiting, now) {
-                Some(number) => wire::body(number, limit),
-                None => overloaded(),
-            },
-            step => match self.parked.park(Waiting { step: Some(step), ..waiting }, now) {
-                Some(number) => wire::proceed(number),
-                None => overloaded(),
-            },
+            Step::ReadBody { limit } => wire::body(self.parked.park(waiting, now), limit),
+            step => wire::proceed(self.parked.park(Waiting { step: Some(step), ..waiting }, now)),
         }
     }
 
@@ -144,13 +138,7 @@ impl Isolate {
         if let Some(lease) = plan.lease.take() {
             waiting.lease = Some(self.hold(lease, now + plan.response_timeout + LEASE_MARGIN));
         }
-        let lease = waiting.lease;
-        let Some(number) = self.parked.park(waiting, now) else {
-            if let Some(lease) = lease {
-                self.leases.release(lease);
-            }
-            return overloaded();
-        };
+        let number = self.parked.park(waiting, now);
         let (timeout, buffer) = (plan.response_timeout.0, plan.retry_buffer);
         wire::Forward { number, timeout, buffer, url: &url, edits: &plan.head }.encode()
     }
@@ -169,7 +157,7 @@ impl Isolate {
         }
         let route = waiting.exchange.route().to_owned();
         let sticky = waiting.exchange.rules().config.balance.sticky.cookie_name.clone();
-        let due = (!waiting.due.is_empty()).then(|| self.parked.park(waiting, now)).flatten();
+        let due = (!waiting.due.is_empty()).then(|| self.parked.park(waiting, now));
         let ending = Ending { due, took_ms: took.0, route: &route };
         match (reply.body, answer) {
             (ReplyBody::Bytes(bytes), _) => wire::reply(reply.status, &reply.head, &bytes, &ending),
@@ -187,11 +175,6 @@ impl Isolate {
 /// The exchange is unknown: the instance that began it is gone, or it waited for too long.
 pub fn interrupted() -> String {
     refusal(&Problem::new(ProblemCode::Internal, "the request was interrupted"))
-}
-
-/// Too many exchanges wait in this isolate.
-fn overloaded() -> String {
-    refusal(&Problem::new(ProblemCode::QueueFull, "too many requests are under way").retry_after(1))
 }
 
 /// A refusal outside of any exchange.

@@ -24,19 +24,20 @@ impl<T> Parked<T> {
         Parked { waiting: BTreeMap::new(), next: u64::from(start) << 20, patience }
     }
 
-    /// Keeps an exchange and returns its number; `None` when too many wait.
-    pub fn park(&mut self, value: T, now: Timestamp) -> Option<u64> {
+    /// Keeps an exchange and returns its number. When too many wait the oldest goes: its client is the least likely to be
+    /// there still, and abandoned requests must not keep new ones out.
+    pub fn park(&mut self, value: T, now: Timestamp) -> u64 {
         // Numbers ascend and so do deadlines: whatever has been forgotten is in front.
         while self.waiting.first_entry().is_some_and(|first| first.get().0 <= now) {
             self.waiting.pop_first();
         }
         if self.waiting.len() >= LIMIT {
-            return None;
+            self.waiting.pop_first();
         }
         let number = self.next;
         self.next += 1;
         self.waiting.insert(number, (now + self.patience, value));
-        Some(number)
+        number
     }
 
     pub fn take(&mut self, number: f64) -> Option<T> {
@@ -58,7 +59,7 @@ mod tests {
     #[test]
     fn a_number_is_good_once_and_only_in_the_instance_that_gave_it() {
         let mut parked = Parked::new(1, PATIENCE);
-        let number = parked.park("a", Timestamp(0)).unwrap() as f64;
+        let number = parked.park("a", Timestamp(0)) as f64;
         assert_eq!(Parked::<&str>::new(2, PATIENCE).take(number), None);
         assert_eq!(parked.take(number), Some("a"));
         assert_eq!(parked.take(number), None);
@@ -70,11 +71,14 @@ mod tests {
     #[test]
     fn what_was_forgotten_makes_room() {
         let mut parked = Parked::new(u32::MAX, PATIENCE);
-        for _ in 0..LIMIT {
-            assert!(parked.park((), Timestamp(0)).is_some());
+        let first = parked.park((), Timestamp(0));
+        for _ in 1..LIMIT {
+            parked.park((), Timestamp(0));
         }
-        assert_eq!(parked.park((), Timestamp(0)), None);
-        let number = parked.park((), Timestamp(0) + PATIENCE).unwrap();
+        parked.park((), Timestamp(0));
+        assert_eq!(parked.waiting.len(), LIMIT);
+        assert_eq!(parked.take(first as f64), None, "the oldest made room");
+        let number = parked.park((), Timestamp(0) + PATIENCE);
         assert!(number < 1 << 53);
         assert_eq!(parked.waiting.len(), 1);
     }

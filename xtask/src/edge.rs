@@ -141,7 +141,11 @@ fn configured() -> Result<()> {
     };
     // wrangler says for which of its commands it builds.
     if for_this_machine && std::env::var("WRANGLER_COMMAND").is_ok_and(|command| command != "dev") {
-        bail!("name the region first: cargo run -- config edge --config FILE --authority https://…");
+        // Only a warning: the build cannot tell a deployment from its dry run.
+        eprintln!(
+            "WARNING: this Worker would ask a region on its own machine. Before you deploy it, name the region:\n  \
+             cargo run -- config edge --config FILE --authority https://…"
+        );
     }
     if config.is_file() && (root.join(".dev.vars").is_file() || !for_this_machine) {
         return Ok(());
