@@ -9,7 +9,7 @@ mod rotation;
 mod steer;
 mod store;
 
-pub use layout::{SessionKey, epoch_key, index_key, record_key, state_key};
+pub use layout::{SessionKey, epoch_key, index_key, record_key, state_key, user_tag};
 pub use near::{Found, NearCache, NearEntry, Ticket};
 pub use record::{LoadedSession, NewSession, RefreshState, SessionRow, created_at_text};
 pub use refresh::{RefreshToken, RefreshTokenError};
