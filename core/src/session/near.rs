@@ -62,6 +62,13 @@ pub struct Ticket {
     stamp: Stamp,
 }
 
+impl Ticket {
+    /// The session that the store is asked about.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+}
+
 /// What a look into the near cache finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -119,25 +126,36 @@ impl NearCache {
         Ticket { id, user: user.clone(), stamp: self.stamp(id, user) }
     }
 
+    /// Whether what an entry says still holds, in the cache or not: nothing was invalidated since, and it is not too old.
+    pub fn holds(&self, id: SessionId, entry: &NearEntry, now: Timestamp) -> bool {
+        entry.stamp == self.stamp(id, &entry.user) && now.since(entry.checked_at) < MAX_AGE
+    }
+
     /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, or there is nothing
     /// positive to keep.
     pub fn fill(&self, ticket: &Ticket, loaded: &LoadedSession) -> bool {
+        self.keep(ticket, loaded).is_some()
+    }
+
+    /// As `fill`, with the entry that was stored.
+    pub fn keep(&self, ticket: &Ticket, loaded: &LoadedSession) -> Option<NearEntry> {
         let fresh = self.connected.load(Ordering::Acquire)
             && loaded.live
             && loaded.user == ticket.user
             && ticket.stamp == self.stamp(ticket.id, &ticket.user);
-        if fresh {
-            let entry = NearEntry {
-                user: loaded.user.clone(),
-                epoch: loaded.epoch,
-                expires_at: loaded.expires_at,
-                generation: loaded.generation,
-                checked_at: loaded.checked_at,
-                stamp: ticket.stamp,
-            };
-            self.entries.insert(ticket.id, entry);
+        if !fresh {
+            return None;
         }
-        fresh
+        let entry = NearEntry {
+            user: loaded.user.clone(),
+            epoch: loaded.epoch,
+            expires_at: loaded.expires_at,
+            generation: loaded.generation,
+            checked_at: loaded.checked_at,
+            stamp: ticket.stamp,
+        };
+        self.entries.insert(ticket.id, entry.clone());
+        Some(entry)
     }
 
     /// One session changed.
@@ -295,6 +313,25 @@ mod tests {
         cache.connected();
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
         filled(&cache);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn what_was_kept_holds_without_a_place_in_the_cache_until_an_invalidation_or_a_minute_later() {
+        for invalidate in [
+            (|c: &NearCache| c.invalidate(ID)) as fn(&NearCache),
+            |c| c.invalidate_user(&user()),
+            NearCache::flush,
+            NearCache::disconnected,
+        ] {
+            let cache = cache();
+            let kept = cache.keep(&cache.begin(ID, &user()), &loaded(0)).unwrap();
+            cache.entries.clear();
+            assert_eq!(cache.find(ID, &user(), Timestamp(1)), Found::Nothing, "evicted");
+            assert!(cache.holds(ID, &kept, Timestamp(59_999)));
+            assert!(!cache.holds(ID, &kept, Timestamp(60_000)));
+            invalidate(&cache);
+            assert!(!cache.holds(ID, &kept, Timestamp(1)));
+        }
     }
 
     #[wasm_bindgen_test(unsupported = test)]
