@@ -161,6 +161,26 @@ auth = "session"
 shard = "user"
 
 [[routes]]
+path = "/ws/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
+path = "/ws/account/{{rest..}}"
+auth = "strict"
+shard = "user"
+
+[[routes]]
+path = "/ws/token/{{rest..}}"
+auth = "token"
+shard = "user"
+
+[[routes]]
+path = "/events/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
 path = "/status/{{rest..}}"
 auth = "session"
 shard = "user"

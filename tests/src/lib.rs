@@ -12,7 +12,7 @@ mod process;
 mod user;
 
 pub use answer::{Answer, Tally};
-pub use client::{Entry, Framing, Request, pattern_checksum};
+pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Setup, TRUSTED_PROXY};
 pub use deployment::{Deployment, Kind, SERVICE_TOKEN};
 pub use forge::{AccessKey, Forged};

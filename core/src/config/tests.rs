@@ -306,6 +306,8 @@ fn wrong_types_are_refused() {
         ("/alerts/error_rate/critical", json!(101), "alerts.error_rate.critical"),
         ("/trace/ratio", json!(2), "trace.ratio"),
         ("/edge/notify", json!(["edge.example"]), "edge.notify[0]"),
+        ("/edge/notify", json!(["https://edge.example", "http://edge.example"]), "edge.notify[1]"),
+        ("/edge/notify", json!(["https://edge.example/?a=b"]), "edge.notify[0]"),
         ("/log/level", json!("verbose"), "log.level"),
         ("/log/format", json!("xml"), "log.format"),
     ] {

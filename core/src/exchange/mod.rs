@@ -6,7 +6,8 @@
 //! the first step is already `Forward`.
 //!
 //! `admit` says who gets in, `forward` where a request goes and what becomes of it, `cached` when the cache answers,
-//! `sessions`, `oauth` and `internal` answer Edgekeep's own paths, `authorize` speaks to a proxy in front.
+//! `sessions`, `oauth` and `internal` answer Edgekeep's own paths, `authorize` speaks to a proxy in front, `stay` says how
+//! long an answer may go on.
 
 mod admit;
 mod authorize;
@@ -20,6 +21,7 @@ mod oauth;
 mod own;
 mod rules;
 mod sessions;
+mod stay;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -30,11 +32,12 @@ use crate::cache::{CacheAnswer, Enqueued};
 use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, resolve_client};
 use crate::metrics::{AuthResult, Finished as Counted};
 use crate::route::{CanonicalPath, own_path};
-use crate::session::StoreOutcome;
+use crate::session::{StoreOutcome, Tombstone};
 use crate::token::AccessClaims;
 use crate::{SessionId, Timestamp};
 
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
+pub use stay::Stay;
 pub use step::{
     After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
 };
@@ -88,6 +91,8 @@ pub struct Exchange {
     attempt: Option<bool>,
     /// A generation to confirm after the answer.
     confirm: Option<(SessionId, u32)>,
+    /// What Workers are told of a revocation.
+    tombstones: Vec<Tombstone>,
     status: u16,
     head_micros: Option<u64>,
 }
@@ -168,6 +173,7 @@ impl Exchange {
             forward: forward::Forward::default(),
             attempt: None,
             confirm: None,
+            tombstones: Vec::new(),
             status: 0,
             head_micros: None,
         }
@@ -356,7 +362,7 @@ impl Exchange {
             upgraded: self.status == 101,
         };
         local.metrics.request(&counted, now);
-        After { confirm }
+        After { confirm, tombstones: std::mem::take(&mut self.tombstones) }
     }
 
     /// A route to exactly the path that the checks ask for.

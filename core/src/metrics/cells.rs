@@ -45,6 +45,8 @@ pub struct Cells {
     pub by_class: [u64; 6],
     pub auth_attempts: u64,
     pub auth_successes: u64,
+    /// Upgraded connections and streams that ended with their session.
+    pub streams_cut: u64,
     refreshes: [u64; Refresh::ALL.len()],
 }
 
@@ -56,6 +58,7 @@ impl Default for Cells {
             by_class: [0; 6],
             auth_attempts: 0,
             auth_successes: 0,
+            streams_cut: 0,
             refreshes: [0; Refresh::ALL.len()],
         }
     }
@@ -90,6 +93,7 @@ impl Cells {
         self.duration.merge(&other.duration);
         self.auth_attempts += other.auth_attempts;
         self.auth_successes += other.auth_successes;
+        self.streams_cut += other.streams_cut;
         self.by_class.iter_mut().zip(other.by_class).for_each(|(sum, one)| *sum += one);
         self.refreshes.iter_mut().zip(other.refreshes).for_each(|(sum, one)| *sum += one);
     }

@@ -33,6 +33,9 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     for how in Refresh::ALL {
         out.sample(&[("outcome", how.name())], sum.refreshes(how) as f64);
     }
+    let help = "Upgraded connections and streams that were closed because their session had ended.";
+    out.family("edgekeep_streams_cut", Kind::Counter, None, help);
+    out.sample(&[], sum.streams_cut as f64);
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
 

@@ -20,6 +20,7 @@ use tokio::task::LocalSet;
 use super::origins::Origins;
 use super::service::serve;
 use super::socket::Socket;
+use super::streams::{Streams, watch};
 use crate::store::Store;
 
 /// How often unused connections to origins are looked through.
@@ -48,6 +49,7 @@ pub struct Worker {
     pub live: Arc<Live>,
     pub store: Store,
     pub origins: Origins,
+    pub streams: Streams,
     pub access_log: bool,
     local: RefCell<Local>,
     connections: Cell<usize>,
@@ -94,6 +96,7 @@ pub fn run(
             live: shared.live,
             store: shared.store,
             origins: Origins::default(),
+            streams: Streams::default(),
             access_log,
             local: RefCell::new(Local::new(Entropy::from_seed(seed))),
             connections: Cell::new(0),
@@ -113,6 +116,7 @@ pub fn run(
                 sweeper.origins.sweep();
             }
         });
+        tokio::task::spawn_local(watch(worker.clone()));
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Cells(answer) => {

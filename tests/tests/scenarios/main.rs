@@ -18,6 +18,7 @@ mod refusals;
 mod revocation;
 mod scenario;
 mod shards;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         refresh::scenarios(),
         revocation::scenarios(),
+        streams::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
         headers::scenarios(),

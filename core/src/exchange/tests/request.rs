@@ -229,6 +229,9 @@ pub(super) struct Answer {
     pub queued_for: Vec<usize>,
     /// What came out of `finished`.
     pub confirmed: Option<(SessionId, u32)>,
+    pub tombstones: Vec<Tombstone>,
+    /// What the answer rests on if it goes on.
+    pub stay: Option<Stay>,
     pub origin: Option<OriginAnswer>,
     pub fill: bool,
     pub upgraded: bool,

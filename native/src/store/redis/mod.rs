@@ -792,8 +792,7 @@ enum Ending {
 }
 
 fn revoked(ended: Vec<SessionId>, epoch: Option<u64>, replicated: bool) -> StoreOutcome {
-    let _ = epoch;
-    StoreOutcome::Revoked { count: ended.len() as u32, replicated }
+    StoreOutcome::Revoked { ended, epoch, replicated }
 }
 
 fn loaded(replies: &[Value], checked_at: Timestamp) -> Load {
