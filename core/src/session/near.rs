@@ -225,9 +225,9 @@ impl NearCache {
     /// Bytes taken, cells included, without the allocator's own.
     pub fn memory(&self) -> usize {
         self.entries.memory_used().total()
-            + std::mem::size_of_val(&*self.sessions)
-            + std::mem::size_of_val(&*self.users)
-            + std::mem::size_of_val(&*self.slots)
+            + size_of_val(&*self.sessions)
+            + size_of_val(&*self.users)
+            + size_of_val(&*self.slots)
     }
 
     fn each_slot(&self, slots: &[RangeInclusive<u16>], change: fn(&SlotCell)) {
@@ -351,6 +351,8 @@ impl Hasher for Mix {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
