@@ -238,7 +238,7 @@ impl Exchange {
     /// The session that was asked for.
     pub fn session(&mut self, answer: SessionAnswer, cx: &mut Context<'_>) -> Step {
         let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
-            Awaiting::Session(pending) => self.loaded(pending, answer, cx),
+            Awaiting::Session(pending) => self.loaded(&pending, answer, cx),
             Awaiting::Validate(user) => self.edge_validated(&user, answer, cx),
             _ => Err(unexpected()),
         };

@@ -245,9 +245,9 @@ impl NearCache {
     /// Bytes taken, cells included, without the allocator's own.
     pub fn memory(&self) -> usize {
         self.entries.memory_used().total()
-            + std::mem::size_of_val(&*self.sessions)
-            + std::mem::size_of_val(&*self.users)
-            + std::mem::size_of_val(&*self.slots)
+            + size_of_val(&*self.sessions)
+            + size_of_val(&*self.users)
+            + size_of_val(&*self.slots)
     }
 
     fn each_slot(&self, slots: &[RangeInclusive<u16>], change: fn(&SlotCell)) {
@@ -372,6 +372,8 @@ impl Hasher for Mix {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests {
     use super::*;
     use wasm_bindgen_test::wasm_bindgen_test;
@@ -461,7 +463,7 @@ mod tests {
             (|c: &NearCache| c.invalidate(ID)) as fn(&NearCache),
             |c| c.invalidate_user(&user()),
             NearCache::flush,
-            NearCache::disconnected,
+            |c| c.disconnected(&[0..=16_383]),
         ] {
             let cache = cache();
             let kept = cache.keep(&cache.begin(ID, &user()), &loaded(0)).unwrap();

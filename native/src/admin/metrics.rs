@@ -38,6 +38,15 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     out.sample(&[], sum.streams_cut as f64);
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
+    out.family("edgekeep_near_cache_capacity", Kind::Gauge, None, "The most sessions the near cache holds.");
+    out.sample(&[], shared.live.near.capacity() as f64);
+    out.family("edgekeep_near_cache_bytes", Kind::Gauge, Some("bytes"), "Memory taken by the near cache.");
+    out.sample(&[], shared.live.near.memory() as f64);
+    out.family("edgekeep_near_cache_lookups", Kind::Counter, None, "Looks into the near cache for a session.");
+    out.sample(&[("outcome", "hit")], sum.near_hits as f64);
+    out.sample(&[("outcome", "miss")], sum.near_misses as f64);
+    out.family("edgekeep_near_cache_invalidations", Kind::Counter, None, "Invalidations and flushes that came.");
+    out.sample(&[], shared.live.near.invalidations() as f64);
 
     if let Some(redis) = shared.store.redis() {
         store_in_redis(&mut out, redis);

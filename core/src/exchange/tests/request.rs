@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::http::{AnswerHead, Head, HeaderEdits, Peer};
-use crate::session::StoreOp;
+use crate::session::{StoreOp, Tombstone};
 
 /// A client's request.
 #[derive(Clone)]

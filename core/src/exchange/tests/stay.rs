@@ -119,7 +119,7 @@ fn while_the_store_is_down_streams_go_on_and_the_first_answer_decides() {
         let [ended, kept] = &mut streams;
         assert!(!world.goes_on(ended));
         assert!(world.goes_on(kept));
-        world.live.near.connected();
+        world.live.near.connected(&[0..=16_383]);
         assert!(world.goes_on(kept));
         let asked = kept.asked;
         assert!(world.goes_on(kept));

@@ -130,7 +130,14 @@ pub struct Redis {
     counters: Arc<Counters>,
     lifetimes: Arc<[AtomicU64; 2]>,
     runtime: tokio::runtime::Handle,
-    ending: Arc<Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>>,
+    /// Until `close`.
+    thread: Arc<Mutex<Option<Thread>>>,
+}
+
+/// The store's own thread, and what ends it.
+struct Thread {
+    end: oneshot::Sender<()>,
+    handle: JoinHandle<()>,
 }
 
 /// The store did not answer, or cannot.
@@ -183,7 +190,7 @@ impl Redis {
             counters,
             lifetimes: Arc::new([AtomicU64::new(0), AtomicU64::new(0)]),
             runtime: handle,
-            ending: Arc::new(Mutex::new(Some((end, thread)))),
+            thread: Arc::new(Mutex::new(Some(Thread { end, handle: thread }))),
         };
         store.set_lifetimes(lifetimes);
         let begun = Instant::now();
@@ -313,10 +320,10 @@ impl Redis {
 
     /// Ends all connections. What was not answered is not known.
     pub fn close(&self) {
-        let ending = self.ending.lock().ok().and_then(|mut ending| ending.take());
-        if let Some((end, thread)) = ending {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(Thread { end, handle }) = thread {
             let _ = end.send(());
-            let _ = thread.join();
+            let _ = handle.join();
         }
     }
 

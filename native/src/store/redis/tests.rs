@@ -111,7 +111,7 @@ impl Opened {
     }
 
     async fn raw(&self, command: &mut Cmd) -> Value {
-        let (mut replies, _) = self.store.ask(0, &[command.clone()]).await.ok().unwrap();
+        let (mut replies, _) = self.store.ask(0, std::slice::from_ref(command)).await.ok().unwrap();
         replies.remove(0)
     }
 }
