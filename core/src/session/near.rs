@@ -223,6 +223,12 @@ impl NearCache {
         self.each_slot(slots, SlotCell::connect);
     }
 
+    /// Some of what was read of these Redis slots may have changed without a word (a replica that fell behind): their
+    /// entries become unverified, and their tickets void. Whether the channel is up stays as it is.
+    pub fn doubted(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::doubt);
+    }
+
     /// Entries held, for metrics.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -315,6 +321,10 @@ impl SlotCell {
             let step = if state.is_connected() { 1 } else { 2 };
             SlotState { link: state.link.wrapping_add(step), ..state }
         });
+    }
+
+    fn doubt(&self) {
+        self.change(|state| SlotState { link: state.link.wrapping_add(2), ..state });
     }
 
     fn connect(&self) {
@@ -455,6 +465,20 @@ mod tests {
         cache.connected(&[0..=16_383]);
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
         filled(&cache);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_doubt_makes_entries_unverified_and_tickets_void_and_leaves_the_channel_as_it_is() {
+        let cache = cache();
+        filled(&cache);
+        let ticket = cache.begin(ID, &user());
+        cache.doubted(&[0..=16_383]);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
+        assert!(!cache.fill(&ticket, &loaded(0)));
+        filled(&cache);
+        cache.disconnected(&[0..=16_383]);
+        cache.doubted(&[0..=16_383]);
+        assert!(!cache.fill(&cache.begin(ID, &user()), &loaded(0)), "still lost");
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -49,8 +49,6 @@ const REVOKE_FOR: Duration = Duration::from_secs(1);
 const REVOKE_AGAIN: Duration = Duration::from_secs(1);
 /// Revocations that are repeated in the background at once; more are not, and that is logged.
 const REVOKE_MOST: usize = 10_000;
-/// How often the list of a user's sessions may change under our hands.
-const MEMBERS_TRIES: usize = 20;
 /// How long a start waits for a store that does not answer.
 const START_WITHIN: Duration = Duration::from_secs(15);
 
@@ -346,7 +344,9 @@ impl Redis {
         let slot = session_slot(new.id);
         let mut keys = vec![record_key(new.id), state_key(new.id), index_key(&new.user), epoch_key(&new.user)];
         let mut known: Vec<String> = Vec::new();
-        for _ in 0..MEMBERS_TRIES {
+        let begun = Instant::now();
+        // Others may change the user's list between two of our calls, but not for ever.
+        while begun.elapsed() < RETRY_FOR {
             keys.truncate(4);
             for member in &known {
                 keys.extend(member_keys(member)?);
@@ -529,7 +529,8 @@ impl Redis {
         let range = [cmd("ZRANGE").arg(index_key(user)).arg(0).arg(-1).clone()];
         let (replies, _) = self.ask(slot, &range).await?;
         let mut known = texts(replies.first());
-        for _ in 0..MEMBERS_TRIES {
+        let begun = Instant::now();
+        while begun.elapsed() < RETRY_FOR {
             let mut keys = vec![epoch_key(user), index_key(user)];
             for member in &known {
                 keys.extend(member_keys(member)?);

@@ -165,7 +165,7 @@ impl Topology {
                 Some(node) => {
                     let moved = *node.slots() != slots;
                     node.set_slots(slots);
-                    if moved {
+                    if moved && role == Role::Primary {
                         // Its feed is up or down for the slots that it has now.
                         if node.is_fed() {
                             self.near.connected(&node.slots());
