@@ -9,6 +9,9 @@ mod config;
 mod deployment;
 mod forge;
 mod process;
+mod redis;
+mod relay;
+mod resp;
 mod user;
 
 pub use answer::{Answer, Tally};
@@ -17,4 +20,6 @@ pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Set
 pub use deployment::{Deployment, Kind, SERVICE_TOKEN};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, end_programs_with_us, eventually};
+pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
+pub use resp::{Redis, Reply};
 pub use user::{Session, fresh_address};
