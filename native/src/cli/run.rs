@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use edgekeep_core::config::StoreKind;
 use edgekeep_core::exchange::Secrets;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,9 +41,14 @@ pub fn run(
         tracing::warn!("{warning}");
     }
     let (admin_listener, admin_token) = admin_side(&settings)?;
-    let (keys, fresh) = files::keys(&settings.path(&settings.config.session.keys), settings.config.session.algorithm)?;
+    let key_file = settings.path(&settings.config.session.keys);
+    let (keys, fresh) = match settings.config.store.kind {
+        StoreKind::Embedded => files::keys(&key_file, settings.config.session.algorithm)?,
+        // Others share the store: keys that only this gateway has would log their users out.
+        StoreKind::Redis => (files::existing_keys(&key_file)?, false),
+    };
     if fresh {
-        tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
+        tracing::info!(path = %key_file.display(), "made a new key file");
     }
     let live = Arc::new(settings.live()?);
     let store = settings.store(&live)?;
@@ -136,6 +142,9 @@ fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Re
     // A running gateway never makes keys: a mistyped path would log everybody out.
     let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
     let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
+    if let Some(redis) = shared.store.redis() {
+        redis.set_lifetimes(new.lifetimes());
+    }
     shared.rules.store(new.rules(keys, map, new.secrets()?, &shared.live)?);
     for warning in new.not_in_force() {
         tracing::warn!("{warning}");

@@ -140,9 +140,9 @@ impl Drive<'_> {
             step = match step {
                 Step::Respond(reply) => return (self, reply),
                 Step::Forward(plan) => self.forward(*plan).await,
-                // Fresh or not, the one embedded store is asked: core has looked into the near cache.
-                Step::Session { id, .. } => {
-                    let answer = match self.ending.worker.store.load(id, now()).await {
+                // Core has looked into the near cache.
+                Step::Session { id, user, freshness, .. } => {
+                    let answer = match self.ending.worker.store.load(id, &user, freshness, now()).await {
                         Load::Loaded(session) => SessionAnswer::Loaded(session),
                         Load::Missing => SessionAnswer::Missing,
                         Load::Unavailable => SessionAnswer::Unavailable,
