@@ -285,7 +285,7 @@ impl Deployment {
         let mut sum = 0.0;
         for port in ports {
             let entry = Entry { address: local(port), behind_platform: false };
-            let text = Request::new(entry, "GET", "/metrics").send()?.expect(200)?.text();
+            let text = Request::new(entry, "GET", "/metrics").bearer(ADMIN_TOKEN).send()?.expect(200)?.text();
             let samples = text.lines().filter_map(|line| Some((line.strip_prefix(name)?, line)));
             for (rest, line) in samples.filter(|(rest, _)| rest.starts_with(['{', ' '])) {
                 if wanted.as_ref().is_none_or(|wanted| rest.contains(wanted)) {

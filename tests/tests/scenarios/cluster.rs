@@ -349,9 +349,9 @@ fn replicas_never_refuse_a_fresh_session_nor_hide_a_revocation(d: &Deployment) -
 
     // A replica that hangs behind: what it does not have is no reason for a 401, and what it still has is no reason to
     // let an ended session in.
-    for replica in cluster.primaries()?.into_iter().map(|primary| cluster.replica_of(primary)) {
-        cluster.freeze(replica?)?;
-    }
+    let primaries = cluster.primaries()?;
+    let replicas = primaries.into_iter().map(|primary| cluster.replica_of(primary)).collect::<Result<Vec<_>>>()?;
+    replicas.iter().try_for_each(|replica| cluster.freeze(*replica))?;
     for (round, session) in sessions.iter().enumerate().take(20) {
         let answer = d.delete("/v1/sessions/current").bearer(&session.access).send()?;
         ensure!(answer.status == 202, "no replica can confirm: {answer}");

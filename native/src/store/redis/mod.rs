@@ -49,8 +49,9 @@ const REVOKE_FOR: Duration = Duration::from_secs(1);
 const REVOKE_AGAIN: Duration = Duration::from_secs(1);
 /// Revocations that are repeated in the background at once; more are not, and that is logged.
 const REVOKE_MOST: usize = 10_000;
-/// How often the list of a user's sessions may change under our hands.
-const MEMBERS_TRIES: usize = 20;
+/// How long the list of a user's sessions may change under our hands: logins without end must not keep anyone from
+/// ending them all.
+const MEMBERS_FOR: Duration = Duration::from_secs(2);
 /// How long a start waits for a store that does not answer.
 const START_WITHIN: Duration = Duration::from_secs(15);
 
@@ -89,7 +90,7 @@ pub enum OpenError {
     Thread(std::io::Error),
     #[error("store.nodes: no complete Redis within {within:?}: {reason}")]
     Unreachable { within: Duration, reason: String },
-    #[error("store.nodes: Redis refuses: {0}")]
+    #[error("store.nodes: Redis refuses what store.username and store.password_env give: {0}")]
     Refused(String),
     #[error("the store in Redis does not answer")]
     Unavailable,
@@ -250,6 +251,10 @@ impl Redis {
     /// One read of everything that decides whether a session lives, on the connection that tells of its changes.
     pub async fn load(&self, id: SessionId, user: &UserId, freshness: Freshness, checked_at: Timestamp) -> Load {
         let slot = session_slot(id);
+        // An id that is not steered to this user was never theirs, and no server has both's keys.
+        if slot != redis_slot(user_tag(user).as_bytes()) {
+            return Load::Missing;
+        }
         let pipeline = [cmd("EXISTS").arg(record_key(id)).clone(), fields(id), cmd("GET").arg(epoch_key(user)).clone()];
         if self.login.read_from_replicas
             && freshness == Freshness::Cached
@@ -339,7 +344,8 @@ impl Redis {
         let slot = session_slot(new.id);
         let mut keys = vec![record_key(new.id), state_key(new.id), index_key(&new.user), epoch_key(&new.user)];
         let mut known: Vec<String> = Vec::new();
-        for _ in 0..MEMBERS_TRIES {
+        let begun = Instant::now();
+        while begun.elapsed() < MEMBERS_FOR {
             keys.truncate(4);
             for member in &known {
                 keys.extend(member_keys(member)?);
@@ -522,7 +528,8 @@ impl Redis {
         let range = [cmd("ZRANGE").arg(index_key(user)).arg(0).arg(-1).clone()];
         let (replies, _) = self.ask(slot, &range).await?;
         let mut known = texts(replies.first());
-        for _ in 0..MEMBERS_TRIES {
+        let begun = Instant::now();
+        while begun.elapsed() < MEMBERS_FOR {
             let mut keys = vec![epoch_key(user), index_key(user)];
             for member in &known {
                 keys.extend(member_keys(member)?);
