@@ -10,7 +10,9 @@ use clap::ValueEnum;
 use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
-use crate::tools::{WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, tools_folder, wasm_target};
+use crate::tools::{
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, redis_server, tools_folder, wasm_target,
+};
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
@@ -81,7 +83,10 @@ impl Suite {
             Suite::Core => counted(test("edgekeep-core", long).args(PROFILE)),
             Suite::CoreWasm => core_under_wasm(long),
             Suite::Edge => counted(test("edgekeep-edge", long).args(PROFILE)),
-            Suite::Native => counted(test("edgekeep", long).args(PROFILE)),
+            Suite::Native => {
+                redis_server()?;
+                counted(test("edgekeep", long).args(PROFILE))
+            }
             // With the profile that built the running task.
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
@@ -147,6 +152,7 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
 
 fn scenarios(long: bool) -> Result<Outcome> {
     npm_packages()?;
+    redis_server()?;
     let worker = edge::build_shipped()?;
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
     let mut scenarios = test("edgekeep-tests", long);

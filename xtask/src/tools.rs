@@ -126,8 +126,17 @@ pub fn npm_program(name: &str) -> Result<Command> {
 }
 
 pub fn system_packages() -> Result<()> {
+    packages(&SYSTEM_PACKAGES)
+}
+
+/// For those who need no browser.
+pub fn redis_server() -> Result<()> {
+    packages(&SYSTEM_PACKAGES[..1])
+}
+
+fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        SYSTEM_PACKAGES.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect();
+        wanted.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -15,7 +15,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ];
     let name = "a_session_route_sees_a_revocation_within_its_bound";
     let bound = a_session_route_sees_a_revocation_within_its_bound;
-    all.push(Scenario::shared(name, bound).only(Kind::NativeEmbedded));
+    all.push(Scenario::shared(name, bound).natively());
     // A minute's wait.
     all.push(Scenario::shared(name, bound).only(Kind::EdgeBesideRegion).long());
     all
@@ -36,7 +36,7 @@ fn a_strict_route_sees_a_revocation_at_once(d: &Deployment) -> Result<()> {
 fn a_session_route_sees_a_revocation_within_its_bound(d: &Deployment) -> Result<()> {
     // At the edge a positive answer is believed for 60 s from before it was given; a second for the last look.
     let bound = match d.kind {
-        Kind::NativeEmbedded => Duration::from_secs(1),
+        Kind::NativeEmbedded | Kind::NativeRedis => Duration::from_secs(1),
         Kind::EdgeBesideRegion => Duration::from_secs(61),
     };
     let by_user = d.login("ended-by-the-user")?;

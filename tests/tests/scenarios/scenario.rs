@@ -11,7 +11,7 @@ use libtest_mimic::{Failed, Trial};
 pub struct Scenario {
     name: &'static str,
     play: Play,
-    only: Option<Kind>,
+    only: Option<Vec<Kind>>,
     except: Option<Kind>,
     long: bool,
 }
@@ -35,7 +35,13 @@ impl Scenario {
 
     /// Says something about one kind of deployment only.
     pub fn only(mut self, kind: Kind) -> Scenario {
-        self.only = Some(kind);
+        self.only = Some(vec![kind]);
+        self
+    }
+
+    /// Says something about the native gateway only.
+    pub fn natively(mut self) -> Scenario {
+        self.only = Some(Kind::NATIVE.to_vec());
         self
     }
 
@@ -52,7 +58,7 @@ impl Scenario {
     }
 
     pub fn trial(&self, kind: Kind, stage: &Stage) -> Option<Trial> {
-        if self.only.is_some_and(|only| only != kind) || self.except == Some(kind) {
+        if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) || self.except == Some(kind) {
             return None;
         }
         let play = self.play;

@@ -49,6 +49,9 @@ const REVOKE_FOR: Duration = Duration::from_secs(1);
 const REVOKE_AGAIN: Duration = Duration::from_secs(1);
 /// Revocations that are repeated in the background at once; more are not, and that is logged.
 const REVOKE_MOST: usize = 10_000;
+/// How long the list of a user's sessions may change under our hands: logins without end must not keep anyone from
+/// ending them all.
+const MEMBERS_FOR: Duration = Duration::from_secs(2);
 /// How long a start waits for a store that does not answer.
 const START_WITHIN: Duration = Duration::from_secs(15);
 
@@ -87,7 +90,7 @@ pub enum OpenError {
     Thread(std::io::Error),
     #[error("store.nodes: no complete Redis within {within:?}: {reason}")]
     Unreachable { within: Duration, reason: String },
-    #[error("store.nodes: Redis refuses: {0}")]
+    #[error("store.nodes: Redis refuses what store.username and store.password_env give: {0}")]
     Refused(String),
     #[error("the store in Redis does not answer")]
     Unavailable,
@@ -255,6 +258,10 @@ impl Redis {
     /// One read of everything that decides whether a session lives, on the connection that tells of its changes.
     pub async fn load(&self, id: SessionId, user: &UserId, freshness: Freshness, checked_at: Timestamp) -> Load {
         let slot = session_slot(id);
+        // An id that is not steered to this user was never theirs, and no server has both's keys.
+        if slot != redis_slot(user_tag(user).as_bytes()) {
+            return Load::Missing;
+        }
         let pipeline = [cmd("EXISTS").arg(record_key(id)).clone(), fields(id), cmd("GET").arg(epoch_key(user)).clone()];
         if self.login.read_from_replicas
             && freshness == Freshness::Cached
@@ -345,8 +352,7 @@ impl Redis {
         let mut keys = vec![record_key(new.id), state_key(new.id), index_key(&new.user), epoch_key(&new.user)];
         let mut known: Vec<String> = Vec::new();
         let begun = Instant::now();
-        // Others may change the user's list between two of our calls, but not for ever.
-        while begun.elapsed() < RETRY_FOR {
+        while begun.elapsed() < MEMBERS_FOR {
             keys.truncate(4);
             for member in &known {
                 keys.extend(member_keys(member)?);
@@ -530,7 +536,7 @@ impl Redis {
         let (replies, _) = self.ask(slot, &range).await?;
         let mut known = texts(replies.first());
         let begun = Instant::now();
-        while begun.elapsed() < RETRY_FOR {
+        while begun.elapsed() < MEMBERS_FOR {
             let mut keys = vec![epoch_key(user), index_key(user)];
             for member in &known {
                 keys.extend(member_keys(member)?);
