@@ -26,6 +26,8 @@ pub struct Setup {
     pub quick_checks: bool,
     /// A level of the log at which everything is said.
     pub talkative: bool,
+    /// The region tells its Worker of no revocation.
+    pub untold: bool,
 }
 
 /// Ports of one deployment.
@@ -51,6 +53,7 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup) -> String {
     };
     let notify = match kind {
         Kind::NativeEmbedded => String::new(),
+        Kind::EdgeBesideRegion if setup.untold => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
     let level = if setup.talkative { "debug" } else { "info" };

@@ -51,6 +51,7 @@ impl Kind {
 /// A deployment that runs until it is dropped.
 pub struct Deployment {
     pub kind: Kind,
+    pub setup: Setup,
     ports: PortsOf,
     /// In the order in which they are stopped: clients before what they need.
     worker: Mutex<Option<Program>>,
@@ -76,6 +77,7 @@ impl Deployment {
         fs::write(folder.path().join("edgekeep.toml"), config::region(&ports, kind, setup))?;
         let deployment = Deployment {
             kind,
+            setup,
             ports,
             worker: Mutex::new(None),
             gateway: Mutex::new(None),

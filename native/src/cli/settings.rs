@@ -89,7 +89,6 @@ impl Settings {
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
-        warn(!config.edge.notify.is_empty(), "edge.notify", "Workers learn of a revocation within 60 s");
         warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
             "an origin's name is resolved at each new connection"
         });
