@@ -65,6 +65,12 @@ impl Request {
         }
     }
 
+    /// Through another entry.
+    pub fn at(mut self, entry: Entry) -> Request {
+        self.entry = entry;
+        self
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

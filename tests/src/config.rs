@@ -38,6 +38,8 @@ pub struct Setup {
     pub read_from_replicas: bool,
     /// Over Redis: how its servers run.
     pub redis: RedisOptions,
+    /// The region tells its Worker of no revocation.
+    pub untold: bool,
 }
 
 /// Ports of one deployment.
@@ -66,6 +68,7 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
     };
     let notify = match kind {
         Kind::NativeEmbedded | Kind::NativeRedis => String::new(),
+        Kind::EdgeBesideRegion if setup.untold => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
     let (grace, max_per_user) = if setup.roomy { (30, 1000) } else { (GRACE_SECONDS, 3) };

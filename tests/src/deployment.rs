@@ -91,6 +91,7 @@ impl Store {
 /// A deployment that runs until it is dropped.
 pub struct Deployment {
     pub kind: Kind,
+    pub setup: Setup,
     ports: PortsOf,
     /// In the order in which they are stopped: clients before what they need.
     worker: Mutex<Option<Program>>,
@@ -124,6 +125,7 @@ impl Deployment {
         fs::write(folder.path().join("second.toml"), config::region(&of_second, kind, setup, &nodes))?;
         let deployment = Deployment {
             kind,
+            setup,
             ports,
             worker: Mutex::new(None),
             second: Mutex::new(None),

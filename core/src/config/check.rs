@@ -91,6 +91,9 @@ impl Check<'_> {
             return;
         }
         self.rule(&["store.nodes"], !store.nodes.is_empty(), &"no nodes", "at least one, since kind is \"redis\"");
+        let tls = store.nodes.iter().filter(|node| node.tls).count();
+        let alike = tls == 0 || tls == store.nodes.len();
+        self.rule(&["store.nodes"], alike, &"redis:// beside rediss://", "one of them for all nodes");
         if store.cluster || self.errors.has("store.cluster") {
             return;
         }

@@ -36,6 +36,15 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     let help = "Upgraded connections and streams that were closed because their session had ended.";
     out.family("edgekeep_streams_cut", Kind::Counter, None, help);
     out.sample(&[], sum.streams_cut as f64);
+    let told = shared.notify.counted();
+    out.family("edgekeep_edge_tombstones_posted", Kind::Counter, None, "Tombstones that a Worker of edge.notify took.");
+    out.sample(&[], told.posted as f64);
+    let help = "Tombstones given up: too many waited for a Worker, or their time was over.";
+    out.family("edgekeep_edge_tombstones_dropped", Kind::Counter, None, help);
+    out.sample(&[], told.dropped as f64);
+    let help = "Tombstones that a Worker of edge.notify has not taken yet.";
+    out.family("edgekeep_edge_tombstones_pending", Kind::Gauge, None, help);
+    out.sample(&[], told.pending as f64);
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
     out.family("edgekeep_near_cache_capacity", Kind::Gauge, None, "The most sessions the near cache holds.");

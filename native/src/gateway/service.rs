@@ -103,6 +103,7 @@ impl Ending {
         if let Some((id, generation)) = after.confirm {
             self.worker.store.confirm(id, generation);
         }
+        self.worker.notify.tell(after.tombstones);
         if self.worker.access_log {
             self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
         }

@@ -21,6 +21,7 @@ use super::origins::Origins;
 use super::service::serve;
 use super::socket::Socket;
 use super::streams::{Streams, watch};
+use crate::notify::Notifier;
 use crate::store::Store;
 
 /// How often unused connections to origins are looked through.
@@ -42,12 +43,14 @@ pub struct Shared {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
     pub store: Store,
+    pub notify: Notifier,
 }
 
 pub struct Worker {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
     pub store: Store,
+    pub notify: Notifier,
     pub origins: Origins,
     pub streams: Streams,
     pub access_log: bool,
@@ -95,6 +98,7 @@ pub fn run(
             rules: shared.rules,
             live: shared.live,
             store: shared.store,
+            notify: shared.notify,
             origins: Origins::default(),
             streams: Streams::default(),
             access_log,

@@ -4,9 +4,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use edgekeep_tests::{Deployment, Ended, Kind, Open, Request, Session};
+use edgekeep_tests::{Deployment, Ended, Kind, Open, Session};
 use serde_json::json;
 
+use crate::revocation::REVOCATIONS;
 use crate::scenario::Scenario;
 
 /// The bound, from the revocation's answer.
@@ -23,17 +24,6 @@ pub fn scenarios() -> Vec<Scenario> {
     // A Worker hands upgraded connections and bodies over to the platform: docs/parity.md.
     all.into_iter().map(|scenario| scenario.except(Kind::EdgeBesideRegion)).collect()
 }
-
-/// A way to end a session, by what ends it, with the session and another one of the same user.
-type Revocation = (&'static str, fn(&Deployment, &str, &Session, &Session) -> Request);
-
-const REVOCATIONS: [Revocation; 5] = [
-    ("log out", |d, _, own, _| d.delete("/v1/sessions/current").bearer(&own.access)),
-    ("by id", |d, _, own, other| d.delete(&format!("/v1/sessions/{}", own.id)).bearer(&other.access)),
-    ("the others", |d, _, _, other| d.delete("/v1/sessions?except=current").bearer(&other.access)),
-    ("all by the service", |d, user, _, _| d.service("DELETE", &format!("/v1/users/{user}/sessions"))),
-    ("RFC 7009", |d, _, own, _| d.post("/oauth/revoke").form(&[("token", &own.refresh)])),
-];
 
 fn upgrade(d: &Deployment, path: &str, session: &Session) -> Result<Open> {
     let request = d.get(path).bearer(&session.access).header("connection", "upgrade").header("upgrade", "echo");

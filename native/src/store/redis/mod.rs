@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use fault::{Fault, fault};
-use node::Written;
+use node::{WAIT_MS, Written};
 use script::{Answer, Script, arg};
 use state::{FIELDS, bytes, integer};
 use topology::Topology;
@@ -65,6 +65,8 @@ const GATEWAYS: &str = "edgekeep:gateways";
 pub struct Login {
     pub seeds: Vec<String>,
     pub cluster: bool,
+    /// `rediss://`: certificates are checked against the system's roots.
+    pub tls: bool,
     pub username: Option<String>,
     pub password: Option<String>,
     pub timeout: Duration,
@@ -681,7 +683,7 @@ impl Redis {
         pipeline.add_command(cmd("ASKING")).add_command(call);
         let wait = self.login.wait_replicas;
         if wait > 0 {
-            pipeline.add_command(cmd("WAIT").arg(wait).arg(50).clone());
+            pipeline.add_command(cmd("WAIT").arg(wait).arg(WAIT_MS).clone());
         }
         let connection = node::connect(address, &self.login, AsyncConnectionConfig::new(), &Pipeline::new())
             .await
@@ -790,8 +792,19 @@ impl Redis {
                 }
             }
         }
-        if self.login.cluster && self.login.wait_replicas == 0 {
+        let wanted = u64::from(self.login.wait_replicas);
+        if self.login.cluster && wanted == 0 {
             tracing::warn!("store.wait_replicas is 0: a failover may lose what was answered");
+        }
+        for (server, replicas) in self.topology.replicas().await {
+            if replicas < wanted {
+                tracing::warn!(
+                    server,
+                    replicas,
+                    "Redis has fewer replicas than store.wait_replicas = {wanted}: every write waits for {WAIT_MS} ms in \
+                     vain"
+                );
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ const GROUP: usize = 128;
 /// The most writes that wait for one primary; more are answered `Unavailable` at once.
 const QUEUE: usize = 16_384;
 /// How long WAIT waits for replicas.
-const WAIT_MS: u64 = 50;
+pub const WAIT_MS: u64 = 50;
 /// Commands that may wait inside a connection.
 const BUFFER: usize = 4_096;
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -401,6 +401,11 @@ impl Login {
         if let Some(password) = &self.password {
             settings = settings.set_password(password);
         }
-        Ok(ConnectionAddr::Tcp(host, port).into_connection_info()?.set_redis_settings(settings))
+        let address = if self.tls {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        Ok(address.into_connection_info()?.set_redis_settings(settings))
     }
 }

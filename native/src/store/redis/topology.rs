@@ -217,6 +217,21 @@ impl Topology {
         tracing::info!(complete, "took over a map of Redis slots");
     }
 
+    /// How many replicas each primary has, as it says.
+    pub async fn replicas(&self) -> Vec<(String, u64)> {
+        let mut question = Pipeline::new();
+        question.add_command(cmd("INFO").arg("replication").clone());
+        let mut replicas = Vec::new();
+        for node in self.nodes().into_iter().filter(|node| node.role == Role::Primary) {
+            if let Ok(replies) = node.ask(&question).await
+                && let Some(count) = replies.first().and_then(text).and_then(|info| field(info, "connected_slaves"))
+            {
+                replicas.push((node.address.clone(), count));
+            }
+        }
+        replicas
+    }
+
     /// Which replicas answer reads: the link is up, and their offset has reached what their primary's was at the
     /// previous look. Answers what the primaries' are now.
     async fn judge_replicas(&self, before: &HashMap<String, u64>) -> HashMap<String, u64> {
