@@ -229,7 +229,7 @@ pub(super) struct Answer {
     pub queued_for: Vec<usize>,
     /// What came out of `finished`.
     pub confirmed: Option<(SessionId, u32)>,
-    pub tombstones: Vec<crate::session::Tombstone>,
+    pub tombstones: Vec<Tombstone>,
     /// What the answer rests on if it goes on.
     pub stay: Option<Stay>,
     pub origin: Option<OriginAnswer>,
