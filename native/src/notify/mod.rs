@@ -7,7 +7,7 @@
 
 mod client;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ struct Worker {
 
 impl Worker {
     fn start(url: WebUrl, rules: Arc<ArcSwap<Rules>>, counts: Arc<Counts>, entropy: Entropy) -> Worker {
-        let queue = Rc::new(Queue { waiting: RefCell::default(), came: Notify::new(), counts });
+        let queue = Rc::new(Queue { waiting: RefCell::default(), gone: Cell::new(0), came: Notify::new(), counts });
         Worker { queue: queue.clone(), task: tokio::task::spawn_local(post_all(url, queue, rules, entropy)) }
     }
 }
@@ -154,6 +154,8 @@ impl Drop for Worker {
 /// What one Worker has not taken yet, oldest first.
 struct Queue {
     waiting: RefCell<VecDeque<Tombstone>>,
+    /// How many were there before the first that waits.
+    gone: Cell<u64>,
     came: Notify,
     counts: Arc<Counts>,
 }
@@ -165,28 +167,34 @@ impl Queue {
         self.counts.pending.fetch_add(tombstones.len() as u64, Ordering::Relaxed);
         let over = waiting.len().saturating_sub(MOST_WAITING);
         waiting.drain(..over);
+        self.gone.set(self.gone.get() + over as u64);
         self.counts.gave_up(over as u64);
         self.came.notify_one();
     }
 
-    /// The next call's body and how many tombstones it has, without those whose time is over.
-    fn batch(&self, max_bytes: usize) -> Option<(String, usize)> {
+    /// The next call's body, without tombstones whose time is over, and the number up to which it goes.
+    fn batch(&self, max_bytes: usize) -> Option<(String, u64)> {
         let mut waiting = self.waiting.borrow_mut();
         let now = now();
         while waiting.front().is_some_and(|tombstone| tombstone.until() <= now) {
             waiting.pop_front();
+            self.gone.set(self.gone.get() + 1);
             self.counts.gave_up(1);
         }
-        (!waiting.is_empty()).then(|| Tombstone::batch(waiting.iter(), max_bytes))
+        if waiting.is_empty() {
+            return None;
+        }
+        let (body, count) = Tombstone::batch(waiting.iter(), max_bytes);
+        Some((body, self.gone.get() + count as u64))
     }
 
-    /// The first so many were taken. Some of them may have fallen out meanwhile.
-    fn taken(&self, count: usize) {
-        let mut waiting = self.waiting.borrow_mut();
-        let count = count.min(waiting.len());
-        waiting.drain(..count);
-        self.counts.pending.fetch_sub(count as u64, Ordering::Relaxed);
-        self.counts.posted.fetch_add(count as u64, Ordering::Relaxed);
+    /// A call was taken. Some of what was in it may have fallen out meanwhile.
+    fn taken(&self, up_to: u64) {
+        let count = up_to.saturating_sub(self.gone.get());
+        self.waiting.borrow_mut().drain(..count as usize);
+        self.gone.set(self.gone.get() + count);
+        self.counts.pending.fetch_sub(count, Ordering::Relaxed);
+        self.counts.posted.fetch_add(count, Ordering::Relaxed);
     }
 
     fn give_up_all(&self) {
@@ -203,7 +211,7 @@ async fn post_all(url: WebUrl, queue: Rc<Queue>, rules: Arc<ArcSwap<Rules>>, mut
         let current = rules.load_full();
         // What a Worker reads of a call of its own: its configuration is made from this one.
         let max_bytes = usize::try_from(current.config.limits.json_body.0).unwrap_or(usize::MAX);
-        let Some((body, count)) = queue.batch(max_bytes) else {
+        let Some((body, up_to)) = queue.batch(max_bytes) else {
             queue.came.notified().await;
             continue;
         };
@@ -216,7 +224,7 @@ async fn post_all(url: WebUrl, queue: Rc<Queue>, rules: Arc<ArcSwap<Rules>>, mut
         };
         match failed {
             None => {
-                queue.taken(count);
+                queue.taken(up_to);
                 if failures > 0 {
                     tracing::info!(worker = %url.origin, failures, "a Worker takes tombstones again");
                 }

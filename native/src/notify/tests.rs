@@ -195,6 +195,22 @@ async fn what_waits_is_bounded_and_the_data_path_never_waits() {
     LocalSet::new().run_until(played).await;
 }
 
+#[test]
+fn what_falls_out_while_a_call_is_under_way_takes_nothing_with_it() {
+    let counts = Arc::<Counts>::default();
+    let queue = Queue { waiting: RefCell::default(), gone: Cell::new(0), came: Notify::new(), counts };
+    queue.push(&sessions(MOST_WAITING as u32, later()));
+    let (_, up_to) = queue.batch(usize::MAX).unwrap();
+    assert_eq!(up_to, 1_000);
+    queue.push(&sessions(600, later()));
+    queue.taken(up_to);
+    assert_eq!(queue.waiting.borrow().len(), MOST_WAITING - 400, "of the call, 600 had fallen out");
+    queue.push(&sessions(5_000, later()));
+    let before = queue.waiting.borrow().len();
+    queue.taken(up_to);
+    assert_eq!(queue.waiting.borrow().len(), before);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_worker_that_a_reload_removed_is_told_no_longer() {
     let played = async {

@@ -1,5 +1,7 @@
 //! How soon a revocation is seen, by the mode of a route: the bounds that the README names.
 
+#![allow(clippy::print_stdout, reason = "a measurement prints its figures")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Upgraded connections and streams end within five seconds of their session's end, natively (DESIGN §4).
 
+#![allow(clippy::print_stdout, reason = "a measurement prints its figures")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
