@@ -144,9 +144,10 @@ fn said<'h>(head: &'h dyn Head, name: &str) -> Result<Option<&'h str>, Problem> 
 }
 
 /// The path of a URI in origin or absolute form, without its query. The query goes first: what stands in it is the
-/// client's to choose and must not pass for another URI.
+/// client's to choose and must not pass for another URI. A `#` stays, and is refused: nginx passes on what follows it,
+/// and not every origin takes that for a fragment.
 fn path_of(uri: &str) -> &str {
-    let uri = uri.split(['?', '#']).next().unwrap_or_default();
+    let uri = uri.split('?').next().unwrap_or_default();
     match uri.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => uri,

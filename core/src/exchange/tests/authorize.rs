@@ -86,6 +86,10 @@ fn the_route_of_the_original_decides_and_not_its_query() {
         let answer = world.run(ask(hidden));
         assert!([400, 401].contains(&answer.status), "{hidden} is no open route: {}", answer.status);
     }
+    for fragment in ["/open/x#", "/open/x#/../../strict/x", "/open/x#?y", "https://app.example/open/x#/y"] {
+        world.run(ask(fragment)).refused(400, "bad_path");
+    }
+    assert_eq!(world.run(ask("/open/x?y#z")).status, 200, "in a query it means nothing");
     assert_eq!(world.run(ask("/open/x")).status, 200);
     assert_eq!(world.run(ask("/%73trict/x").bearer(&login.access)).loads, [Freshness::Primary], "decoded once");
 }
