@@ -468,7 +468,7 @@ fn root() -> PathBuf {
 }
 
 /// The gateway under test: `EDGEKEEP_BIN`, or the newest profile that was built here.
-fn gateway_binary() -> Result<PathBuf> {
+pub fn gateway_binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("EDGEKEEP_BIN") {
         return Ok(named.into());
     }

@@ -11,7 +11,8 @@ use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
 use crate::tools::{
-    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, redis_server, tools_folder, wasm_target,
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, proxies as proxy_programs, redis_server,
+    tools_folder, wasm_target,
 };
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
@@ -39,6 +40,8 @@ pub enum Suite {
     Xtask,
     /// the black-box scenarios, over every deployment
     Scenarios,
+    /// forward-auth behind nginx, HAProxy and Envoy, as `examples/` configures them
+    Proxies,
     /// `wrangler dev`, as typed, until the Worker answers
     WranglerDev,
     /// what `wrangler deploy` would upload
@@ -60,6 +63,7 @@ impl Suite {
             Suite::Native => "native",
             Suite::Xtask => "xtask",
             Suite::Scenarios => "scenarios",
+            Suite::Proxies => "proxies",
             Suite::WranglerDev => "wrangler-dev",
             Suite::WranglerDryRun => "wrangler-dry-run",
             Suite::Deny => "deny",
@@ -90,6 +94,7 @@ impl Suite {
             // With the profile that built the running task.
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
+            Suite::Proxies => proxies(long),
             Suite::WranglerDev => wrangler_dev(),
             Suite::WranglerDryRun => {
                 let mut wrangler = npm_program("wrangler")?;
@@ -157,7 +162,15 @@ fn scenarios(long: bool) -> Result<Outcome> {
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
     let mut scenarios = test("edgekeep-tests", long);
     scenarios.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
-    counted(scenarios.args(PROFILE))
+    counted(scenarios.args(["--lib", "--bins", "--test", "scenarios"]).args(PROFILE))
+}
+
+fn proxies(long: bool) -> Result<Outcome> {
+    let envoy = proxy_programs().context("bring nginx, HAProxy and Envoy")?;
+    run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
+    let mut proxies = test("edgekeep-tests", long);
+    proxies.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_ENVOY", envoy);
+    counted(proxies.args(["--test", "proxies"]).args(PROFILE))
 }
 
 fn wrangler_dev() -> Result<Outcome> {

@@ -48,6 +48,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "cookie",
     "origin",
     "sec-fetch-site",
+    "sec-websocket-version",
     "user-agent",
     "upgrade",
     "connection",
