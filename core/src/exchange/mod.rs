@@ -431,7 +431,7 @@ impl Exchange {
         if let Purpose::Own(call) = &self.purpose
             && call.speaks_oauth()
         {
-            return oauth::error(problem);
+            return oauth::error(problem, *call == own::Call::OauthIntrospect);
         }
         let mut reply = Reply::problem(problem);
         if let Purpose::Authorize(_) = self.purpose {

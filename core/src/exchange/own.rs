@@ -47,6 +47,7 @@ pub(super) enum Stored {
     Refreshed(sessions::Refreshed),
     Listed { own: bool },
     Revoked { clear: bool },
+    OauthRevoking { id: SessionId, client: String },
     OauthRevoked,
     Introspected(oauth::Introspected),
     Confirmed,
@@ -61,6 +62,13 @@ impl Exchange {
         }
         if let OwnPath::Refused(error) = path {
             return Err(Problem::new(ProblemCode::BadPath, error.to_string()));
+        }
+        // Whatever is refused on these from here on, is refused in OAuth's words.
+        match path {
+            OwnPath::OauthToken => self.purpose = Purpose::Own(Call::OauthToken),
+            OwnPath::OauthRevoke => self.purpose = Purpose::Own(Call::OauthRevoke),
+            OwnPath::OauthIntrospect => self.purpose = Purpose::Own(Call::OauthIntrospect),
+            _ => {}
         }
         let for_region = matches!(path, OwnPath::EdgeValidate | OwnPath::EdgeConfirm | OwnPath::EdgeShardMap);
         let for_edge = matches!(path, OwnPath::EdgeTombstones);
@@ -120,7 +128,7 @@ impl Exchange {
                 self.user_call(cx)
             }
             Call::OauthIntrospect => {
-                self.check_service(cx)?;
+                self.check_introspection(cx)?;
                 Ok(self.read_json())
             }
             Call::EdgeValidate | Call::EdgeConfirm | Call::EdgeTombstones => {
@@ -169,7 +177,8 @@ impl Exchange {
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),
             Stored::Listed { own } => self.listed(own, outcome),
             Stored::Revoked { clear } => Ok(sessions::revoked(clear, &outcome)),
-            Stored::OauthRevoked => Ok(oauth::revoked()),
+            Stored::OauthRevoking { id, client } => Ok(self.oauth_revoking(id, &client, &outcome, cx)),
+            Stored::OauthRevoked => self.oauth_revoked(&outcome),
             Stored::Introspected(asked) => Ok(self.introspected(&asked, outcome, cx)),
             Stored::Confirmed => Ok(Step::Respond(Box::new(Reply::empty(204)))),
             Stored::Tombstoned(tombstones) => Ok(self.tombstoned(&tombstones)),
