@@ -26,6 +26,10 @@ pub struct Setup {
     pub quick_checks: bool,
     /// A level of the log at which everything is said.
     pub talkative: bool,
+    /// No limit that a program which asks all the time could use up.
+    pub roomy_limits: bool,
+    /// The port of an application below `/app`: its `open` part is for all, its `account` part is `strict`.
+    pub application: Option<u16>,
 }
 
 /// Ports of one deployment.
@@ -53,6 +57,8 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup) -> String {
         Kind::NativeEmbedded => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
+    let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
+    let application = setup.application.map(application).unwrap_or_default();
     let level = if setup.talkative { "debug" } else { "info" };
     format!(
         r#"[server]
@@ -81,7 +87,7 @@ pins = {{ "{PINNED_TO_TWO_ORIGINS}" = "shard_0", "{PINNED_TO_ONE_ORIGIN}" = "sha
 
 [limits]
 creates = "100000/1s"
-refresh_failures = "20/1m"
+refresh_failures = "{refresh_failures}"
 
 [balance]
 connect_timeout = "500ms"
@@ -176,10 +182,27 @@ path = "/photos/{{month}}/{{photo_id}}"
 auth = "session"
 shard = "photo:month"
 
+{application}
 [[routes]]
 path = "/{{rest..}}"
 auth = "none"
 shard = "any"
 "#
     )
+}
+
+fn application(port: u16) -> String {
+    let mut text = format!(
+        r#"
+[[pools]]
+shard = "shard_2024_7"
+origins = [{{ id = "application", url = "http://127.0.0.1:{port}" }}]
+"#
+    );
+    for (path, auth) in
+        [("/app/open/{rest..}", "none"), ("/app/account/{rest..}", "strict"), ("/app/{rest..}", "session")]
+    {
+        text += &format!("\n[[routes]]\npath = \"{path}\"\nauth = \"{auth}\"\nshard = \"shard_2024_7\"\n");
+    }
+    text
 }

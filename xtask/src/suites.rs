@@ -10,7 +10,10 @@ use clap::ValueEnum;
 use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
-use crate::tools::{WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, tools_folder, wasm_target};
+use crate::tools::{
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, schemathesis, tools_folder,
+    wasm_target,
+};
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
@@ -37,6 +40,8 @@ pub enum Suite {
     Xtask,
     /// the black-box scenarios, over every deployment
     Scenarios,
+    /// running deployments beside their OpenAPI document, by a generator of requests
+    Openapi,
     /// `wrangler dev`, as typed, until the Worker answers
     WranglerDev,
     /// what `wrangler deploy` would upload
@@ -58,6 +63,7 @@ impl Suite {
             Suite::Native => "native",
             Suite::Xtask => "xtask",
             Suite::Scenarios => "scenarios",
+            Suite::Openapi => "openapi",
             Suite::WranglerDev => "wrangler-dev",
             Suite::WranglerDryRun => "wrangler-dry-run",
             Suite::Deny => "deny",
@@ -85,6 +91,7 @@ impl Suite {
             // With the profile that built the running task.
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
+            Suite::Openapi => openapi(long),
             Suite::WranglerDev => wrangler_dev(),
             Suite::WranglerDryRun => {
                 let mut wrangler = npm_program("wrangler")?;
@@ -146,12 +153,23 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
 }
 
 fn scenarios(long: bool) -> Result<Outcome> {
+    counted(&mut over_deployments(long)?)
+}
+
+fn openapi(long: bool) -> Result<Outcome> {
+    let schemathesis = schemathesis()?;
+    counted(over_deployments(long)?.args(["--test", "openapi"]).env("EDGEKEEP_SCHEMATHESIS", schemathesis))
+}
+
+/// Tests that start deployments, with what those are made of.
+fn over_deployments(long: bool) -> Result<Command> {
     npm_packages()?;
     let worker = edge::build_shipped()?;
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
-    let mut scenarios = test("edgekeep-tests", long);
-    scenarios.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
-    counted(scenarios.args(PROFILE))
+    let mut tests = test("edgekeep-tests", long);
+    tests.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
+    tests.args(PROFILE);
+    Ok(tests)
 }
 
 fn wrangler_dev() -> Result<Outcome> {

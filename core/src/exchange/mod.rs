@@ -6,7 +6,7 @@
 //! the first step is already `Forward`.
 //!
 //! `admit` says who gets in, `forward` where a request goes and what becomes of it, `cached` when the cache answers,
-//! `sessions`, `oauth` and `internal` answer Edgekeep's own paths, `authorize` speaks to a proxy in front.
+//! `sessions`, `oauth`, `internal` and `openapi` answer Edgekeep's own paths, `authorize` speaks to a proxy in front.
 
 mod admit;
 mod authorize;
@@ -17,6 +17,7 @@ mod forward;
 mod internal;
 mod limits;
 mod oauth;
+mod openapi;
 mod own;
 mod rules;
 mod sessions;
@@ -177,7 +178,10 @@ impl Exchange {
         let rules = self.rules.clone();
         let head = cx.head;
         if matches!(head.method(), "CONNECT" | "TRACE") {
-            return Err(Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied"));
+            let mut problem = Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied");
+            let own = own_path(head.path(), rules.config.server.api_prefix.as_str());
+            problem.allow = Some(own.map_or(own::ANY_METHOD, |own| own::allowed_methods(&own)));
+            return Err(problem);
         }
         if let Some(path) = own_path(head.path(), rules.config.server.api_prefix.as_str()) {
             self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);

@@ -73,6 +73,7 @@ impl Exchange {
         let for_region = matches!(path, OwnPath::EdgeValidate | OwnPath::EdgeConfirm | OwnPath::EdgeShardMap);
         let for_edge = matches!(path, OwnPath::EdgeTombstones);
         match self.rules.site {
+            _ if matches!(path, OwnPath::OpenApi) => {}
             // Passing these on would lend the Worker's own credential to its client.
             Site::EdgeBesideRegion if for_region => return Err(not_found()),
             Site::EdgeBesideRegion if !for_edge => return self.pass_to_authority(cx),
@@ -101,6 +102,7 @@ impl Exchange {
             (OwnPath::OauthRevoke, "POST") => Call::OauthRevoke,
             (OwnPath::OauthIntrospect, "POST") => Call::OauthIntrospect,
             (OwnPath::Jwks, "GET" | "HEAD") => return Ok(self.jwks()),
+            (OwnPath::OpenApi, "GET" | "HEAD") => return Ok(self.openapi(cx)),
             (OwnPath::EdgeValidate, "POST") => Call::EdgeValidate,
             (OwnPath::EdgeConfirm, "POST") => Call::EdgeConfirm,
             (OwnPath::EdgeTombstones, "POST") => Call::EdgeTombstones,
@@ -217,12 +219,16 @@ impl Exchange {
     }
 }
 
-fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
+/// Where every method applies that is proxied at all.
+pub(super) const ANY_METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+pub(super) fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
     match path {
+        OwnPath::Authorize { .. } => ANY_METHOD,
         OwnPath::Sessions => "GET, POST, DELETE",
         OwnPath::UserSessions(_) => "GET, DELETE",
         OwnPath::SessionsCurrent | OwnPath::Session(_) => "DELETE",
-        OwnPath::Jwks => "GET, HEAD",
+        OwnPath::Jwks | OwnPath::OpenApi => "GET, HEAD",
         OwnPath::EdgeShardMap | OwnPath::ShardOfUser(_) | OwnPath::ShardsOfPhotos => "GET",
         _ => "POST",
     }

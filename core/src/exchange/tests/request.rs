@@ -252,6 +252,11 @@ impl Answer {
         one(&self.headers, name)
     }
 
+    /// All values of a header.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
+    }
+
     pub fn cookies_set(&self) -> Vec<&str> {
         self.headers.iter().filter(|(n, _)| n == "set-cookie").map(|(_, v)| v.as_str()).collect()
     }
