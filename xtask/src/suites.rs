@@ -11,7 +11,7 @@ use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
 use crate::tools::{
-    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, schemathesis, tools_folder,
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, schemathesis, system_packages, tools_folder,
     wasm_target,
 };
 
@@ -42,6 +42,8 @@ pub enum Suite {
     Scenarios,
     /// running deployments beside their OpenAPI document, by a generator of requests
     Openapi,
+    /// cookies mode in a real Chromium
+    Browser,
     /// `wrangler dev`, as typed, until the Worker answers
     WranglerDev,
     /// what `wrangler deploy` would upload
@@ -64,6 +66,7 @@ impl Suite {
             Suite::Xtask => "xtask",
             Suite::Scenarios => "scenarios",
             Suite::Openapi => "openapi",
+            Suite::Browser => "browser",
             Suite::WranglerDev => "wrangler-dev",
             Suite::WranglerDryRun => "wrangler-dry-run",
             Suite::Deny => "deny",
@@ -92,6 +95,7 @@ impl Suite {
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
             Suite::Openapi => openapi(long),
+            Suite::Browser => browser(long),
             Suite::WranglerDev => wrangler_dev(),
             Suite::WranglerDryRun => {
                 let mut wrangler = npm_program("wrangler")?;
@@ -159,6 +163,11 @@ fn scenarios(long: bool) -> Result<Outcome> {
 fn openapi(long: bool) -> Result<Outcome> {
     let schemathesis = schemathesis()?;
     counted(over_deployments(long)?.args(["--test", "openapi"]).env("EDGEKEEP_SCHEMATHESIS", schemathesis))
+}
+
+fn browser(long: bool) -> Result<Outcome> {
+    system_packages()?;
+    counted(over_deployments(long)?.args(["--test", "browser"]))
 }
 
 /// Tests that start deployments, with what those are made of.
