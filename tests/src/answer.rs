@@ -153,6 +153,11 @@ impl Answer {
         self.headers(name).next()
     }
 
+    /// Every line of the head, with names as they came.
+    pub fn head(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }

@@ -25,6 +25,7 @@ pub fn everything() -> Result<()> {
         ("the wasm target", wasm_target()),
         ("wasm-bindgen", WasmBindgen::ready().map(|_| ())),
         ("npm's packages", npm_packages()),
+        ("schemathesis", schemathesis().map(|_| ())),
         ("Redis and a browser", system_packages()),
         ("nginx, HAProxy and Envoy", proxies().map(|_| ())),
     ] {
@@ -128,6 +129,27 @@ pub fn npm_packages() -> Result<()> {
 pub fn npm_program(name: &str) -> Result<Command> {
     npm_packages()?;
     Ok(command(root().join("node_modules/.bin").join(name)))
+}
+
+/// The generator of requests, with exactly the packages of its requirements.txt. Returns the program.
+pub fn schemathesis() -> Result<PathBuf> {
+    let wanted = root().join("tests/tests/openapi/requirements.txt");
+    let folder = tools_folder().join("schemathesis");
+    let (program, stamp) = (folder.join("bin/schemathesis"), folder.join("requirements.txt"));
+    let exact = std::fs::read(&wanted).context("read schemathesis' requirements.txt")?;
+    if program.is_file() && std::fs::read(&stamp).is_ok_and(|installed| installed == exact) {
+        return Ok(program);
+    }
+    if !on_path("python3") {
+        bail!("Python is missing: install Python 3.10 or newer, with venv");
+    }
+    run(command("python3").args(["-m", "venv", "--clear"]).arg(&folder)).context("make a folder for schemathesis")?;
+    let mut install = command(folder.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(install.arg(&wanted)).context("install schemathesis")?;
+    // Only what is complete is taken next time.
+    std::fs::write(&stamp, exact)?;
+    Ok(program)
 }
 
 pub fn system_packages() -> Result<()> {

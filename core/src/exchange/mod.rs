@@ -6,8 +6,8 @@
 //! the first step is already `Forward`.
 //!
 //! `admit` says who gets in, `forward` where a request goes and what becomes of it, `cached` when the cache answers,
-//! `sessions`, `oauth` and `internal` answer Edgekeep's own paths, `authorize` speaks to a proxy in front, `stay` says how
-//! long an answer may go on.
+//! `sessions`, `oauth`, `internal` and `openapi` answer Edgekeep's own paths, `authorize` speaks to a proxy in front, `stay`
+//! says how long an answer may go on.
 
 mod admit;
 mod authorize;
@@ -18,6 +18,7 @@ mod forward;
 mod internal;
 mod limits;
 mod oauth;
+mod openapi;
 mod own;
 mod rules;
 mod sessions;
@@ -184,7 +185,10 @@ impl Exchange {
         let rules = self.rules.clone();
         let head = cx.head;
         if matches!(head.method(), "CONNECT" | "TRACE") {
-            return Err(Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied"));
+            let mut problem = Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied");
+            let own = own_path(head.path(), rules.config.server.api_prefix.as_str());
+            problem.allow = Some(own.map_or(own::ANY_METHOD, |own| own::allowed_methods(&own)));
+            return Err(problem);
         }
         if let Some(path) = own_path(head.path(), rules.config.server.api_prefix.as_str()) {
             self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
@@ -438,7 +442,7 @@ impl Exchange {
         if let Purpose::Own(call) = &self.purpose
             && call.speaks_oauth()
         {
-            return oauth::error(problem);
+            return oauth::error(problem, *call == own::Call::OauthIntrospect);
         }
         let mut reply = Reply::problem(problem);
         if let Purpose::Authorize(_) = self.purpose {

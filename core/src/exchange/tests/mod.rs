@@ -11,6 +11,7 @@ mod headers;
 mod limits;
 mod metrics;
 mod oauth;
+mod openapi;
 mod origins;
 mod paths;
 mod refresh;
@@ -301,7 +302,9 @@ impl World {
         for _ in 0..50 {
             answer.steps.push(step_name(&step));
             if let Step::Respond(reply) = step {
-                return self.responded(exchange, &reply, answer);
+                let answer = self.responded(exchange, &reply, answer);
+                openapi::must_be_documented(&request, &answer, rules.config.server.api_prefix.as_str());
+                return answer;
             }
             let event = self.perform(step, &request, &mut answer, &mut leases);
             let mut cx = Context { head: &request, now: self.now, local: &mut self.local };

@@ -269,14 +269,24 @@ impl Answer {
         one(&self.headers, name)
     }
 
+    /// All values of a header.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
+    }
+
     pub fn cookies_set(&self) -> Vec<&str> {
         self.headers.iter().filter(|(n, _)| n == "set-cookie").map(|(_, v)| v.as_str()).collect()
     }
 
-    /// The client is asked to forget both session cookies.
+    /// The client is asked to forget both session cookies, in every partition.
     pub fn clears_cookies(&self) -> bool {
-        let cleared = |name: &str| self.cookies_set().iter().any(|c| c.starts_with(&format!("{name}=; Max-Age=0;")));
-        cleared("__Host-edgekeep-at") && cleared("__Host-edgekeep-rt")
+        let cleared = |name: &str, end: &str| {
+            let cookie = format!("{name}=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax{end}");
+            self.cookies_set().contains(&cookie.as_str())
+        };
+        ["__Host-edgekeep-at", "__Host-edgekeep-rt"]
+            .iter()
+            .all(|name| cleared(name, "") && cleared(name, "; Partitioned"))
     }
 
     pub fn text(&self) -> String {

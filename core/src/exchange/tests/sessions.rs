@@ -259,7 +259,6 @@ fn an_own_path_answers_405_to_other_methods_and_never_reaches_an_origin() {
         ("GET", "/v1/sessions/refresh"),
         ("GET", "/v1/sessions/current"),
         ("POST", "/v1/users/42/sessions"),
-        ("GET", "/oauth/token"),
         ("POST", "/.well-known/jwks.json"),
         ("DELETE", "/v1/shards/photos"),
         ("OPTIONS", "/v1/sessions"),
