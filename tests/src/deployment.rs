@@ -283,6 +283,11 @@ impl Deployment {
         text
     }
 
+    /// What the gateway has said so far. Its lines come a moment after what they tell of.
+    pub fn gateway_log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log("gateway"))?).into_owned())
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.log"))
     }

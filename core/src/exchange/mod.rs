@@ -13,6 +13,7 @@ mod authorize;
 mod cached;
 mod cookies;
 mod cors;
+mod event;
 mod forward;
 mod internal;
 mod limits;
@@ -34,6 +35,7 @@ use crate::session::StoreOutcome;
 use crate::token::AccessClaims;
 use crate::{SessionId, Timestamp};
 
+pub use event::{Revoked, SessionEvent, SessionHappened};
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
 pub use step::{
     After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
@@ -88,6 +90,8 @@ pub struct Exchange {
     attempt: Option<bool>,
     /// A generation to confirm after the answer.
     confirm: Option<(SessionId, u32)>,
+    /// What happened to a session, for the log. Nothing on the common path.
+    noted: Option<Box<event::Noted>>,
     status: u16,
     head_micros: Option<u64>,
 }
@@ -168,6 +172,7 @@ impl Exchange {
             forward: forward::Forward::default(),
             attempt: None,
             confirm: None,
+            noted: None,
             status: 0,
             head_micros: None,
         }
@@ -356,7 +361,7 @@ impl Exchange {
             upgraded: self.status == 101,
         };
         local.metrics.request(&counted, now);
-        After { confirm }
+        After { confirm, event: self.take_event() }
     }
 
     /// A route to exactly the path that the checks ask for.
@@ -414,7 +419,10 @@ impl Exchange {
             Ok(step) => step,
             Err(problem) => match self.refused_write(problem) {
                 Ok(end_write) => end_write,
-                Err(problem) => self.refuse(&problem),
+                Err(problem) => {
+                    self.note_refusal(problem.code);
+                    self.refuse(&problem)
+                }
             },
         };
         if let Step::Respond(reply) = &mut step {

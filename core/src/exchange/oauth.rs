@@ -42,6 +42,7 @@ impl Exchange {
             Err(_) => self.rules.verifier().verify(token, cx.now).ok().map(|claims| claims.sid),
         };
         let Some(id) = session else { return Ok(revoked()) };
+        self.note_about(Some(id), None);
         self.awaiting = Awaiting::Stored(Stored::OauthRevoked);
         Ok(Step::Store(Box::new(StoreOp::Revoke { id, user: None, now: cx.now })))
     }

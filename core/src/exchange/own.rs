@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::admit::bearer;
+use super::event::Revoked;
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Site, Step, internal, oauth, sessions};
 use crate::config::AuthMode;
 use crate::http::{Problem, ProblemCode};
@@ -46,7 +47,7 @@ pub(super) enum Stored {
     Created(sessions::Created),
     Refreshed(sessions::Refreshed),
     Listed { own: bool },
-    Revoked { clear: bool },
+    Revoked { clear: bool, how: Revoked },
     OauthRevoked,
     Introspected(oauth::Introspected),
     Confirmed,
@@ -165,11 +166,17 @@ impl Exchange {
             return Err(self.store_unavailable());
         }
         match stored {
-            Stored::Created(created) => self.created(&created, &outcome, cx),
+            Stored::Created(created) => self.created(created, &outcome, cx),
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),
             Stored::Listed { own } => self.listed(own, outcome),
-            Stored::Revoked { clear } => Ok(sessions::revoked(clear, &outcome)),
-            Stored::OauthRevoked => Ok(oauth::revoked()),
+            Stored::Revoked { clear, how } => {
+                self.note_revoked(how, &outcome);
+                Ok(sessions::revoked(clear, &outcome))
+            }
+            Stored::OauthRevoked => {
+                self.note_revoked(Revoked::Token, &outcome);
+                Ok(oauth::revoked())
+            }
             Stored::Introspected(asked) => Ok(self.introspected(&asked, outcome, cx)),
             Stored::Confirmed => Ok(Step::Respond(Box::new(Reply::empty(204)))),
             Stored::Tombstoned(tombstones) => Ok(self.tombstoned(&tombstones)),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::event::SessionEvent;
 use crate::balance::Lease;
 use crate::cache::{CacheOp, CachedAnswer, FillTicket, Intent};
 use crate::http::{HeaderEdits, Problem};
@@ -145,6 +146,8 @@ pub enum Finished {
 pub struct After {
     /// Tell the store that this session's generation was seen.
     pub confirm: Option<(SessionId, u32)>,
+    /// What happened to a session, for the log.
+    pub event: Option<Box<SessionEvent>>,
 }
 
 impl Reply {

@@ -11,7 +11,7 @@ use edgekeep_core::cache::{CacheAnswer, Enqueued};
 use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
     Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody, Rules,
-    SessionAnswer, Step,
+    SessionAnswer, SessionEvent, Step,
 };
 use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
@@ -68,6 +68,9 @@ impl Ending {
         let after = self.worker.with_local(|local| self.exchange.finished(how, now(), local));
         if let Some((id, generation)) = after.confirm {
             self.worker.store.confirm(id, generation);
+        }
+        if let Some(event) = after.event {
+            log_event(&event);
         }
         if self.worker.access_log {
             self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
@@ -365,6 +368,20 @@ fn respond(
             response
         }
     }
+}
+
+/// One line for what happened to a session; core has named session and user so that a log may.
+fn log_event(event: &SessionEvent) {
+    tracing::info!(
+        target: "session",
+        event = event.name(),
+        how = event.how(),
+        session = event.session,
+        user = event.user,
+        count = event.count(),
+        replicated = event.replicated(),
+        client = event.client.map(tracing::field::display),
+    );
 }
 
 /// Copies bytes both ways until either side ends; the lease is held as long.

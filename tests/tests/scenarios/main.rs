@@ -7,6 +7,7 @@
 mod authorize;
 mod bodies;
 mod cookies;
+mod events;
 mod failures;
 mod headers;
 mod input;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         input::scenarios(),
         cookies::scenarios(),
         oauth::scenarios(),
+        events::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),
     ]

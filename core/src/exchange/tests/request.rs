@@ -229,6 +229,7 @@ pub(super) struct Answer {
     pub queued_for: Vec<usize>,
     /// What came out of `finished`.
     pub confirmed: Option<(SessionId, u32)>,
+    pub event: Option<SessionEvent>,
     pub origin: Option<OriginAnswer>,
     pub fill: bool,
     pub upgraded: bool,
