@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -55,6 +56,8 @@ struct Server {
     /// Its name in the cluster.
     id: String,
     program: Mutex<Option<Program>>,
+    /// SIGSTOPped: it runs and answers nobody.
+    frozen: AtomicBool,
 }
 
 /// Six nodes in a cluster, until it is dropped.
@@ -80,8 +83,14 @@ impl Cluster {
             if options.relayed {
                 relay(announced, port, &cluster.scissors)?;
             }
-            let program = Mutex::new(None);
-            cluster.servers.push(Server { port, bus: Ports::free()?, announced, id: String::new(), program });
+            cluster.servers.push(Server {
+                port,
+                bus: Ports::free()?,
+                announced,
+                id: String::new(),
+                program: Mutex::new(None),
+                frozen: AtomicBool::new(false),
+            });
         }
         for node in 0..NODES {
             cluster.spawn(node)?;
@@ -114,7 +123,10 @@ impl Cluster {
         eventually("every node knows every other", PATIENCE, || {
             for node in 0..NODES {
                 let known = self.call(node, &["CLUSTER", "NODES"])?.text()?.to_owned();
-                if known.lines().count() < NODES || known.contains("handshake") {
+                // Under the address that it announces, which comes a moment after the first contact.
+                let is_known =
+                    |server: &Server| known.contains(&format!("127.0.0.1:{}@{}", server.announced, server.bus));
+                if known.lines().count() < NODES || known.contains("handshake") || !self.servers.iter().all(is_known) {
                     return Ok(false);
                 }
             }
@@ -142,6 +154,7 @@ impl Cluster {
         command.args(["--cluster-replica-validity-factor", "0"]);
         command.arg("--dir").arg(&folder);
         let log = self.folder.path().join(format!("{node}.log"));
+        server.frozen.store(false, Ordering::Release);
         *lock(&server.program) = Some(Program::start("a Redis node", &mut command, &log, None)?);
         Ok(())
     }
@@ -228,21 +241,23 @@ impl Cluster {
 
     /// SIGSTOP: connections stay open and nothing is answered.
     pub fn freeze(&self, node: usize) -> Result<()> {
+        self.server(node)?.frozen.store(true, Ordering::Release);
         lock(&self.server(node)?.program).as_ref().context("the node does not run")?.freeze();
         Ok(())
     }
 
     pub fn thaw(&self, node: usize) -> Result<()> {
         lock(&self.server(node)?.program).as_ref().context("the node does not run")?.thaw();
+        self.server(node)?.frozen.store(false, Ordering::Release);
         Ok(())
     }
 
     pub fn freeze_all(&self) -> Result<()> {
-        self.running().try_for_each(|node| self.freeze(node))
+        self.nodes().try_for_each(|node| self.freeze(node))
     }
 
     pub fn thaw_all(&self) -> Result<()> {
-        self.running().try_for_each(|node| self.thaw(node))
+        self.nodes().try_for_each(|node| self.thaw(node))
     }
 
     /// Waits until the dead primary's replica serves its slots.
@@ -357,8 +372,10 @@ impl Cluster {
         self.running().map(view).collect()
     }
 
+    /// Those that run and are not frozen.
     fn running(&self) -> impl Iterator<Item = usize> {
-        let runs = |(_, server): &(usize, &Server)| lock(&server.program).is_some();
+        let runs =
+            |(_, server): &(usize, &Server)| lock(&server.program).is_some() && !server.frozen.load(Ordering::Acquire);
         self.servers.iter().enumerate().filter(runs).map(|(node, _)| node)
     }
 

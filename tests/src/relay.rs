@@ -53,9 +53,11 @@ impl Scissors {
     }
 
     fn accepted(&self, port: u16) {
+        // Looked up without the lock: the kernel's table may be long, and other connections must not wait for it.
+        let processes = self.lock().processes.clone();
+        let cut_off = processes.iter().any(|process| ports_of(*process).is_ok_and(|ports| ports.contains(&port)));
         let mut cuts = self.lock();
-        let cut_off = |process: &u32| ports_of(*process).is_ok_and(|ports| ports.contains(&port));
-        if cuts.processes.iter().any(cut_off) {
+        if cut_off && !cuts.processes.is_empty() {
             cuts.ports.insert(port);
         } else {
             // The kernel gives a port again.
