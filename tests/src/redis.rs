@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Ports, Program, eventually};
-use crate::relay::{Scissors, relay};
+use crate::relay::{RELAYED, Scissors, relay};
 use crate::resp::{Redis, Reply};
 
 /// Redis Cluster's slots.
@@ -36,7 +36,7 @@ pub struct RedisOptions {
     pub durable: bool,
     /// `requirepass` and `masterauth`.
     pub password: Option<&'static str>,
-    /// Clients and replicas reach a node through a relay that can cut them off.
+    /// The second gateway reaches the nodes through relays that can cut it off.
     pub relayed: bool,
 }
 
@@ -51,8 +51,6 @@ impl Default for RedisOptions {
 struct Server {
     port: u16,
     bus: u16,
-    /// Where others find it: a relay's port or its own.
-    announced: u16,
     /// Its name in the cluster.
     id: String,
     program: Mutex<Option<Program>>,
@@ -79,14 +77,12 @@ impl Cluster {
         };
         for _ in 0..NODES {
             let port = Ports::free()?;
-            let announced = if options.relayed { Ports::free()? } else { port };
             if options.relayed {
-                relay(announced, port, &cluster.scissors)?;
+                relay(port, &cluster.scissors)?;
             }
             cluster.servers.push(Server {
                 port,
                 bus: Ports::free()?,
-                announced,
                 id: String::new(),
                 program: Mutex::new(None),
                 frozen: AtomicBool::new(false),
@@ -123,10 +119,7 @@ impl Cluster {
         eventually("every node knows every other", PATIENCE, || {
             for node in 0..NODES {
                 let known = self.call(node, &["CLUSTER", "NODES"])?.text()?.to_owned();
-                // Under the address that it announces, which comes a moment after the first contact.
-                let is_known =
-                    |server: &Server| known.contains(&format!("127.0.0.1:{}@{}", server.announced, server.bus));
-                if known.lines().count() < NODES || known.contains("handshake") || !self.servers.iter().all(is_known) {
+                if known.lines().count() < NODES || known.contains("handshake") {
                     return Ok(false);
                 }
             }
@@ -146,9 +139,8 @@ impl Cluster {
         command.args(["--cluster-enabled", "yes", "--cluster-port", &server.bus.to_string()]);
         command.args(["--cluster-node-timeout", &self.options.node_timeout.as_millis().to_string()]);
         if self.options.relayed {
-            command.args(["--cluster-announce-ip", "127.0.0.1"]);
-            command.args(["--cluster-announce-port", &server.announced.to_string()]);
-            command.args(["--cluster-announce-bus-port", &server.bus.to_string()]);
+            // Clients go on with the host that they were given.
+            command.args(["--cluster-preferred-endpoint-type", "unknown-endpoint"]);
         }
         // A replica that was cut off for long still takes over: the other node of its shard is dead.
         command.args(["--cluster-replica-validity-factor", "0"]);
@@ -166,9 +158,15 @@ impl Cluster {
         program.wait_until(PATIENCE, || self.call(node, &["PING"]).is_ok())
     }
 
-    /// What a client is told: the addresses of all nodes.
+    /// The addresses of all nodes.
     pub fn addresses(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.announced)).collect()
+        self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.port)).collect()
+    }
+
+    /// Those that lead through relays, where there are any.
+    pub fn relayed_addresses(&self) -> Vec<String> {
+        let host = if self.options.relayed { RELAYED } else { Ipv4Addr::LOCALHOST };
+        self.servers.iter().map(|server| format!("redis://{host}:{}", server.port)).collect()
     }
 
     pub fn nodes(&self) -> RangeInclusive<usize> {
@@ -322,10 +320,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Cuts a process off from all nodes, in silence; `for_good` also with new connections.
-    pub fn cut_off(&self, process: u32, for_good: bool) -> Result<()> {
+    /// Cuts off who goes through relays, in silence; `for_good` also with new connections.
+    pub fn cut_off(&self, for_good: bool) -> Result<()> {
         ensure!(self.options.relayed, "this cluster has no relays");
-        self.scissors.cut(process, for_good)
+        self.scissors.cut(for_good);
+        Ok(())
     }
 
     pub fn mend(&self) {

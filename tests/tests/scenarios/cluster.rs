@@ -258,7 +258,7 @@ fn a_silent_cut_shows_within_three_seconds(d: &Deployment) -> Result<()> {
     let (cluster, second) = (d.cluster()?, d.second()?);
     let sessions: Vec<Session> = (0..6).map(|n| known_at(d, second, &format!("silent-{n}"))).collect::<Result<_>>()?;
     let (live, ended) = sessions.split_first().context("sessions")?;
-    cluster.cut_off(d.second_process()?, true)?;
+    cluster.cut_off(true)?;
     for session in ended {
         d.delete("/v1/sessions/current").bearer(&session.access).send()?.expect(204)?;
     }
@@ -287,7 +287,7 @@ fn connections_that_fall_silent_are_replaced(d: &Deployment) -> Result<()> {
     let live = known_at(d, second, "replaced-live")?;
     let ended = known_at(d, second, "replaced-ended")?;
     // What is open says nothing any more; new connections would work.
-    cluster.cut_off(d.second_process()?, false)?;
+    cluster.cut_off(false)?;
     d.delete("/v1/sessions/current").bearer(&ended.access).send()?.expect(204)?;
     let longest = gets_in_for(second, &ended)?;
     ensure!(longest <= SEEN_WITHIN, "an ended session got in for {longest:?} after a silent cut");
