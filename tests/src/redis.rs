@@ -34,6 +34,8 @@ pub struct RedisOptions {
     pub node_timeout: Duration,
     /// `appendonly yes` and `noeviction`, as the durability promise asks; false: neither.
     pub durable: bool,
+    /// `appendfsync always`, where the default may leave out the last two seconds when a node dies.
+    pub fsync_always: bool,
     /// `requirepass` and `masterauth`.
     pub password: Option<&'static str>,
     /// The second gateway reaches the nodes through relays that can cut it off.
@@ -43,7 +45,13 @@ pub struct RedisOptions {
 impl Default for RedisOptions {
     fn default() -> RedisOptions {
         // Where nobody dies, nobody should be taken for dead on a busy machine.
-        RedisOptions { node_timeout: Duration::from_secs(5), durable: true, password: None, relayed: false }
+        RedisOptions {
+            node_timeout: Duration::from_secs(5),
+            durable: true,
+            fsync_always: false,
+            password: None,
+            relayed: false,
+        }
     }
 }
 
@@ -235,6 +243,23 @@ impl Cluster {
     pub fn restart(&self, node: usize) -> Result<()> {
         self.spawn(node)?;
         self.wait_for_answers(node)
+    }
+
+    /// Breaks a replica's link to its primary: it lives, votes, and falls behind. Works where there is a password, which
+    /// the replica is made to forget.
+    pub fn hold_back(&self, replica: usize, primary: usize) -> Result<()> {
+        ensure!(self.options.password.is_some(), "this cluster has no password to forget");
+        self.call(replica, &["CONFIG", "SET", "masterauth", "forgotten"])?;
+        self.call(primary, &["CLIENT", "KILL", "TYPE", "replica"])?;
+        eventually("the link is down", PATIENCE, || {
+            Ok(self.call(replica, &["INFO", "replication"])?.text()?.contains("master_link_status:down"))
+        })
+    }
+
+    /// The replica may follow a primary again.
+    pub fn let_follow(&self, replica: usize) -> Result<()> {
+        let password = self.options.password.context("this cluster has no password")?;
+        self.call(replica, &["CONFIG", "SET", "masterauth", password]).map(|_| ())
     }
 
     /// SIGSTOP: connections stay open and nothing is answered.
@@ -485,6 +510,7 @@ fn redis_server(port: u16, options: &RedisOptions) -> Command {
     command.args(["--port", &port.to_string(), "--bind", &Ipv4Addr::LOCALHOST.to_string(), "--save", ""]);
     let (appendonly, policy) = if options.durable { ("yes", "noeviction") } else { ("no", "allkeys-lru") };
     command.args(["--appendonly", appendonly, "--maxmemory-policy", policy]);
+    command.args(["--appendfsync", if options.fsync_always { "always" } else { "everysec" }]);
     // A replica that comes back is in step at once, not after a wait for others.
     command.args(["--repl-diskless-sync-delay", "0"]);
     if let Some(password) = options.password {
@@ -503,13 +529,14 @@ mod tests {
 
     use super::*;
 
-    const QUICK: RedisOptions =
-        RedisOptions { node_timeout: Duration::from_millis(1500), durable: true, password: None, relayed: false };
+    fn quick() -> RedisOptions {
+        RedisOptions { node_timeout: Duration::from_millis(1500), ..RedisOptions::default() }
+    }
 
     #[test]
     fn a_cluster_forms_and_survives_the_death_of_a_primary() {
         let begun = Instant::now();
-        let cluster = Cluster::start(QUICK).unwrap();
+        let cluster = Cluster::start(quick()).unwrap();
         println!("formed within {:?}", begun.elapsed());
         let slot = cluster.slot_of("{a}:key").unwrap();
         assert_eq!(slot, cluster.slot_of("a").unwrap());
@@ -530,7 +557,7 @@ mod tests {
 
     #[test]
     fn slots_move_with_their_keys_and_a_frozen_cluster_comes_back() {
-        let cluster = Cluster::start(RedisOptions { password: Some("secret"), relayed: true, ..QUICK }).unwrap();
+        let cluster = Cluster::start(RedisOptions { password: Some("secret"), relayed: true, ..quick() }).unwrap();
         let slot = cluster.slot_of("moved").unwrap();
         let from = cluster.primary_of(slot).unwrap();
         let to = cluster.primaries().unwrap().into_iter().find(|node| *node != from).unwrap();
