@@ -23,8 +23,10 @@ async function exchange(request, env, ctx) {
     // A binding may hold another configuration than the one that was built in.
     [requestNames, responseNames] = start(env, env.EDGEKEEP_CONFIG ?? config).split("\n").map((names) => names.split(","));
   }
-  // The request's body as it is sent on, and whether it can be sent once more.
-  const sent = { body: request.body, again: request.body === null };
+  // The request's body as it is sent on, and whether it can be sent once more. The platform sends none with these two
+  // methods: it would refuse the whole request, and the origin would seem to have failed.
+  const sendable = request.method === "GET" || request.method === "HEAD" ? null : request.body;
+  const sent = { body: sendable, again: sendable === null };
   let order = begin(headOf(request), Date.now());
   for (;;) {
     switch (order[0]) {
@@ -58,6 +60,7 @@ async function forward(plan, request, sent, env, ctx) {
   const [number, timeout, buffer] = lines[0].slice(1).split(" ").map(Number);
   const headers = new Headers(request.headers);
   edit(headers, lines, 2);
+  if (sent.body === null && request.body !== null) headers.delete("content-length");
   if (!sent.again && keeps(request, buffer)) {
     sent.body = await request.arrayBuffer();
     sent.again = true;

@@ -38,6 +38,12 @@ pub struct Setup {
     pub read_from_replicas: bool,
     /// Over Redis: how its servers run.
     pub redis: RedisOptions,
+    /// The region tells its Worker of no revocation.
+    pub untold: bool,
+    /// No limit that a program which asks all the time could use up.
+    pub roomy_limits: bool,
+    /// The port of an application below `/app`: its `open` part is for all, its `account` part is `strict`.
+    pub application: Option<u16>,
 }
 
 /// Ports of one deployment.
@@ -66,11 +72,14 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
     };
     let notify = match kind {
         Kind::NativeEmbedded | Kind::NativeRedis => String::new(),
+        Kind::EdgeBesideRegion if setup.untold => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
     let (grace, max_per_user) = if setup.roomy { (30, 1000) } else { (GRACE_SECONDS, 3) };
     let on_store_down = if setup.allow_cached { "allow_cached" } else { "refuse" };
     let store = store(kind, setup, nodes);
+    let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
+    let application = setup.application.map(application).unwrap_or_default();
     let level = if setup.talkative { "debug" } else { "info" };
     format!(
         r#"[server]
@@ -99,7 +108,7 @@ pins = {{ "{PINNED_TO_TWO_ORIGINS}" = "shard_0", "{PINNED_TO_ONE_ORIGIN}" = "sha
 
 [limits]
 creates = "100000/1s"
-refresh_failures = "20/1m"
+refresh_failures = "{refresh_failures}"
 
 [balance]
 connect_timeout = "500ms"
@@ -179,6 +188,26 @@ auth = "session"
 shard = "user"
 
 [[routes]]
+path = "/ws/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
+path = "/ws/account/{{rest..}}"
+auth = "strict"
+shard = "user"
+
+[[routes]]
+path = "/ws/token/{{rest..}}"
+auth = "token"
+shard = "user"
+
+[[routes]]
+path = "/events/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
 path = "/status/{{rest..}}"
 auth = "session"
 shard = "user"
@@ -194,6 +223,7 @@ path = "/photos/{{month}}/{{photo_id}}"
 auth = "session"
 shard = "photo:month"
 
+{application}
 [[routes]]
 path = "/{{rest..}}"
 auth = "none"
@@ -215,4 +245,18 @@ fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
         "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
          wait_replicas = {wait_replicas}\n{password}"
     )
+fn application(port: u16) -> String {
+    let mut text = format!(
+        r#"
+[[pools]]
+shard = "shard_2024_7"
+origins = [{{ id = "application", url = "http://127.0.0.1:{port}" }}]
+"#
+    );
+    for (path, auth) in
+        [("/app/open/{rest..}", "none"), ("/app/account/{rest..}", "strict"), ("/app/{rest..}", "session")]
+    {
+        text += &format!("\n[[routes]]\npath = \"{path}\"\nauth = \"{auth}\"\nshard = \"shard_2024_7\"\n");
+    }
+    text
 }

@@ -99,6 +99,7 @@ impl Store {
 /// A deployment that runs until it is dropped.
 pub struct Deployment {
     pub kind: Kind,
+    pub setup: Setup,
     ports: PortsOf,
     /// In the order in which they are stopped: clients before what they need.
     worker: Mutex<Option<Program>>,
@@ -133,6 +134,7 @@ impl Deployment {
         fs::write(folder.path().join("second.toml"), second)?;
         let deployment = Deployment {
             kind,
+            setup,
             ports,
             worker: Mutex::new(None),
             second: Mutex::new(None),
@@ -470,7 +472,7 @@ fn root() -> PathBuf {
 }
 
 /// The gateway under test: `EDGEKEEP_BIN`, or the newest profile that was built here.
-fn gateway_binary() -> Result<PathBuf> {
+pub fn gateway_binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("EDGEKEEP_BIN") {
         return Ok(named.into());
     }

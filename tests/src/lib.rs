@@ -15,11 +15,11 @@ mod resp;
 mod user;
 
 pub use answer::{Answer, Tally};
-pub use client::{Entry, Framing, Request, pattern_checksum};
+pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Setup, TRUSTED_PROXY};
-pub use deployment::{Deployment, Kind, REDIS_PASSWORD, SERVICE_TOKEN};
+pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
-pub use process::{Ports, end_programs_with_us, eventually};
+pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
 pub use user::{Session, fresh_address};

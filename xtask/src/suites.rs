@@ -11,7 +11,8 @@ use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
 use crate::tools::{
-    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, redis_server, tools_folder, wasm_target,
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, proxies as proxy_programs, redis_server,
+    schemathesis, system_packages, tools_folder, wasm_target,
 };
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
@@ -39,6 +40,12 @@ pub enum Suite {
     Xtask,
     /// the black-box scenarios, over every deployment
     Scenarios,
+    /// forward-auth behind nginx, HAProxy and Envoy, as `examples/` configures them
+    Proxies,
+    /// running deployments beside their OpenAPI document, by a generator of requests
+    Openapi,
+    /// cookies mode in a real Chromium
+    Browser,
     /// `wrangler dev`, as typed, until the Worker answers
     WranglerDev,
     /// what `wrangler deploy` would upload
@@ -60,6 +67,9 @@ impl Suite {
             Suite::Native => "native",
             Suite::Xtask => "xtask",
             Suite::Scenarios => "scenarios",
+            Suite::Proxies => "proxies",
+            Suite::Openapi => "openapi",
+            Suite::Browser => "browser",
             Suite::WranglerDev => "wrangler-dev",
             Suite::WranglerDryRun => "wrangler-dry-run",
             Suite::Deny => "deny",
@@ -90,6 +100,9 @@ impl Suite {
             // With the profile that built the running task.
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
+            Suite::Proxies => proxies(long),
+            Suite::Openapi => openapi(long),
+            Suite::Browser => browser(long),
             Suite::WranglerDev => wrangler_dev(),
             Suite::WranglerDryRun => {
                 let mut wrangler = npm_program("wrangler")?;
@@ -151,13 +164,34 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
 }
 
 fn scenarios(long: bool) -> Result<Outcome> {
+    counted(over_deployments(long)?.args(["--lib", "--bins", "--test", "scenarios"]))
+}
+
+fn proxies(long: bool) -> Result<Outcome> {
+    let envoy = proxy_programs().context("bring nginx, HAProxy and Envoy")?;
+    counted(over_deployments(long)?.args(["--test", "proxies"]).env("EDGEKEEP_ENVOY", envoy))
+}
+
+fn openapi(long: bool) -> Result<Outcome> {
+    let schemathesis = schemathesis()?;
+    counted(over_deployments(long)?.args(["--test", "openapi"]).env("EDGEKEEP_SCHEMATHESIS", schemathesis))
+}
+
+fn browser(long: bool) -> Result<Outcome> {
+    system_packages()?;
+    counted(over_deployments(long)?.args(["--test", "browser"]))
+}
+
+/// Tests that start deployments, with what those are made of.
+fn over_deployments(long: bool) -> Result<Command> {
     npm_packages()?;
     redis_server()?;
     let worker = edge::build_shipped()?;
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
-    let mut scenarios = test("edgekeep-tests", long);
-    scenarios.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
-    counted(scenarios.args(PROFILE))
+    let mut tests = test("edgekeep-tests", long);
+    tests.env("EDGEKEEP_BIN", target_folder().join("ci/edgekeep")).env("EDGEKEEP_WORKER", worker);
+    tests.args(PROFILE);
+    Ok(tests)
 }
 
 fn wrangler_dev() -> Result<Outcome> {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::install;
 use crate::process::{capture, cargo, command, on_path, root, run, target_folder};
 
 pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
@@ -14,6 +15,9 @@ pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 const SYSTEM_PACKAGES: [(&str, &str); 3] =
     [("redis-server", "redis-server"), ("chromium", "chromium"), ("chromedriver", "chromium-driver")];
 
+/// The proxies that the examples are for; Envoy comes from PyPI.
+const PROXIES: [(&str, &str); 2] = [("nginx", "nginx"), ("haproxy", "haproxy")];
+
 /// Brings everything; tries all of it before it fails.
 pub fn everything() -> Result<()> {
     let mut missing = Vec::new();
@@ -21,7 +25,9 @@ pub fn everything() -> Result<()> {
         ("the wasm target", wasm_target()),
         ("wasm-bindgen", WasmBindgen::ready().map(|_| ())),
         ("npm's packages", npm_packages()),
+        ("schemathesis", schemathesis().map(|_| ())),
         ("Redis and a browser", system_packages()),
+        ("nginx, HAProxy and Envoy", proxies().map(|_| ())),
     ] {
         match result {
             Ok(()) => println!("{name}: ready"),
@@ -125,16 +131,44 @@ pub fn npm_program(name: &str) -> Result<Command> {
     Ok(command(root().join("node_modules/.bin").join(name)))
 }
 
+/// The generator of requests, with exactly the packages of its requirements.txt. Returns the program.
+pub fn schemathesis() -> Result<PathBuf> {
+    let wanted = root().join("tests/tests/openapi/requirements.txt");
+    let folder = tools_folder().join("schemathesis");
+    let (program, stamp) = (folder.join("bin/schemathesis"), folder.join("requirements.txt"));
+    let exact = std::fs::read(&wanted).context("read schemathesis' requirements.txt")?;
+    if program.is_file() && std::fs::read(&stamp).is_ok_and(|installed| installed == exact) {
+        return Ok(program);
+    }
+    if !on_path("python3") {
+        bail!("Python is missing: install Python 3.10 or newer, with venv");
+    }
+    run(command("python3").args(["-m", "venv", "--clear"]).arg(&folder)).context("make a folder for schemathesis")?;
+    let mut install = command(folder.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(install.arg(&wanted)).context("install schemathesis")?;
+    // Only what is complete is taken next time.
+    std::fs::write(&stamp, exact)?;
+    Ok(program)
+}
+
 pub fn system_packages() -> Result<()> {
-    packages(&SYSTEM_PACKAGES)
+    debian_packages(&SYSTEM_PACKAGES)
 }
 
 /// For those who need no browser.
 pub fn redis_server() -> Result<()> {
-    packages(&SYSTEM_PACKAGES[..1])
+    debian_packages(&SYSTEM_PACKAGES[..1])
 }
 
-fn packages(wanted: &[(&str, &str)]) -> Result<()> {
+/// nginx and HAProxy, and where Envoy's program is.
+pub fn proxies() -> Result<PathBuf> {
+    debian_packages(&PROXIES)?;
+    let (envoy, _) = install::envoy()?;
+    Ok(envoy)
+}
+
+fn debian_packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
         wanted.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect();
     if missing.is_empty() {
@@ -145,7 +179,13 @@ fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     }
     run(command("apt-get").args(["update", "-q"]))?;
     let mut install = command("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-q", "-y", "--no-install-recommends"]);
+    // RUNLEVEL: their services are not to be started.
+    install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args([
+        "install",
+        "-q",
+        "-y",
+        "--no-install-recommends",
+    ]);
     run(install.args(&missing))
 }
 

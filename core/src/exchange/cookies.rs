@@ -11,9 +11,12 @@ pub fn set(head: &mut HeaderEdits, access: (&str, u64), refresh: (&str, u64)) {
     }
 }
 
-/// Asks the client to forget both.
+/// Asks the client to forget both, also where a script of the same host planted one in a partition of its own: a
+/// browser sends that beside ours, and two values of one cookie let nobody in.
 pub fn clear(head: &mut HeaderEdits) {
     for name in [ACCESS_COOKIE, REFRESH_COOKIE] {
-        head.add("set-cookie", format!("{name}=; Max-Age=0; {ATTRIBUTES}"));
+        for partition in ["", "; Partitioned"] {
+            head.add("set-cookie", format!("{name}=; Max-Age=0; {ATTRIBUTES}{partition}"));
+        }
     }
 }

@@ -47,6 +47,7 @@ pub(super) enum Stored {
     Refreshed(sessions::Refreshed),
     Listed { own: bool },
     Revoked { clear: bool },
+    OauthRevoking { id: SessionId, client: String },
     OauthRevoked,
     Introspected(oauth::Introspected),
     Confirmed,
@@ -62,9 +63,17 @@ impl Exchange {
         if let OwnPath::Refused(error) = path {
             return Err(Problem::new(ProblemCode::BadPath, error.to_string()));
         }
+        // Whatever is refused on these from here on, is refused in OAuth's words.
+        match path {
+            OwnPath::OauthToken => self.purpose = Purpose::Own(Call::OauthToken),
+            OwnPath::OauthRevoke => self.purpose = Purpose::Own(Call::OauthRevoke),
+            OwnPath::OauthIntrospect => self.purpose = Purpose::Own(Call::OauthIntrospect),
+            _ => {}
+        }
         let for_region = matches!(path, OwnPath::EdgeValidate | OwnPath::EdgeConfirm | OwnPath::EdgeShardMap);
         let for_edge = matches!(path, OwnPath::EdgeTombstones);
         match self.rules.site {
+            _ if matches!(path, OwnPath::OpenApi) => {}
             // Passing these on would lend the Worker's own credential to its client.
             Site::EdgeBesideRegion if for_region => return Err(not_found()),
             Site::EdgeBesideRegion if !for_edge => return self.pass_to_authority(cx),
@@ -93,6 +102,7 @@ impl Exchange {
             (OwnPath::OauthRevoke, "POST") => Call::OauthRevoke,
             (OwnPath::OauthIntrospect, "POST") => Call::OauthIntrospect,
             (OwnPath::Jwks, "GET" | "HEAD") => return Ok(self.jwks()),
+            (OwnPath::OpenApi, "GET" | "HEAD") => return Ok(self.openapi(cx)),
             (OwnPath::EdgeValidate, "POST") => Call::EdgeValidate,
             (OwnPath::EdgeConfirm, "POST") => Call::EdgeConfirm,
             (OwnPath::EdgeTombstones, "POST") => Call::EdgeTombstones,
@@ -120,7 +130,7 @@ impl Exchange {
                 self.user_call(cx)
             }
             Call::OauthIntrospect => {
-                self.check_service(cx)?;
+                self.check_introspection(cx)?;
                 Ok(self.read_json())
             }
             Call::EdgeValidate | Call::EdgeConfirm | Call::EdgeTombstones => {
@@ -164,12 +174,16 @@ impl Exchange {
         if outcome == StoreOutcome::Unavailable {
             return Err(self.store_unavailable());
         }
+        if let StoreOutcome::Revoked { ended, epoch, .. } = &outcome {
+            self.note_revocation(ended, *epoch, cx.now);
+        }
         match stored {
             Stored::Created(created) => self.created(&created, &outcome, cx),
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),
             Stored::Listed { own } => self.listed(own, outcome),
             Stored::Revoked { clear } => Ok(sessions::revoked(clear, &outcome)),
-            Stored::OauthRevoked => Ok(oauth::revoked()),
+            Stored::OauthRevoking { id, client } => Ok(self.oauth_revoking(id, &client, &outcome, cx)),
+            Stored::OauthRevoked => self.oauth_revoked(&outcome),
             Stored::Introspected(asked) => Ok(self.introspected(&asked, outcome, cx)),
             Stored::Confirmed => Ok(Step::Respond(Box::new(Reply::empty(204)))),
             Stored::Tombstoned(tombstones) => Ok(self.tombstoned(&tombstones)),
@@ -208,12 +222,16 @@ impl Exchange {
     }
 }
 
-fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
+/// Where every method applies that is proxied at all.
+pub(super) const ANY_METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+pub(super) fn allowed_methods(path: &OwnPath<'_>) -> &'static str {
     match path {
+        OwnPath::Authorize { .. } => ANY_METHOD,
         OwnPath::Sessions => "GET, POST, DELETE",
         OwnPath::UserSessions(_) => "GET, DELETE",
         OwnPath::SessionsCurrent | OwnPath::Session(_) => "DELETE",
-        OwnPath::Jwks => "GET, HEAD",
+        OwnPath::Jwks | OwnPath::OpenApi => "GET, HEAD",
         OwnPath::EdgeShardMap | OwnPath::ShardOfUser(_) | OwnPath::ShardsOfPhotos => "GET",
         _ => "POST",
     }

@@ -359,7 +359,7 @@ impl Exchange {
                 (Stored::Revoked { clear: false }, StoreOp::Revoke { id: *id, user: Some(user), now })
             }
             // Not an id that was ever given out: as gone as any other.
-            (Call::EndOwn(None), Some(_)) => return Ok(Step::Respond(Box::new(Reply::empty(204)))),
+            (Call::EndOwn(None), Some(_)) => return Ok(revoked(false, &StoreOutcome::Missing)),
             _ => return Err(super::unexpected()),
         };
         self.awaiting = Awaiting::Stored(stored);

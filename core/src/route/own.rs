@@ -27,6 +27,8 @@ pub enum OwnPath<'a> {
     OauthIntrospect,
     /// `/.well-known/jwks.json`
     Jwks,
+    /// `/openapi.json`
+    OpenApi,
     /// `/v1/authorize`, and below it the raw path from its slash on (Envoy puts the original path there)
     Authorize { below: Option<&'a str> },
     /// `/v1/edge/validate`
@@ -91,6 +93,7 @@ fn plain(path: &str) -> Option<OwnPath<'_>> {
         [Some("oauth"), Some("revoke"), None, None] => OwnPath::OauthRevoke,
         [Some("oauth"), Some("introspect"), None, None] => OwnPath::OauthIntrospect,
         [Some(".well-known"), Some("jwks.json"), None, None] => OwnPath::Jwks,
+        [Some("openapi.json"), None, None, None] => OwnPath::OpenApi,
         [Some("v1"), Some("edge"), Some("validate"), None] => OwnPath::EdgeValidate,
         [Some("v1"), Some("edge"), Some("confirm"), None] => OwnPath::EdgeConfirm,
         [Some("v1"), Some("edge"), Some("shard-map"), None] => OwnPath::EdgeShardMap,
@@ -137,6 +140,7 @@ mod tests {
             ("/oauth/revoke", OwnPath::OauthRevoke),
             ("/oauth/introspect", OwnPath::OauthIntrospect),
             ("/.well-known/jwks.json", OwnPath::Jwks),
+            ("/openapi.json", OwnPath::OpenApi),
             ("/v1/authorize", OwnPath::Authorize { below: None }),
             ("/v1/authorize/", OwnPath::Authorize { below: Some("/") }),
             ("/v1/authorize/a%2Fb/", OwnPath::Authorize { below: Some("/a%2Fb/") }),
@@ -163,6 +167,8 @@ mod tests {
             "/v1/shards",
             "/v1/shards/users",
             "/oauth",
+            "/openapi",
+            "/openapi.json/x",
             "/V1/sessions",
             "/a/v1/sessions",
             "/v1/users/42/sessions/x",
@@ -209,6 +215,7 @@ mod tests {
             "/v1/us%65rs/42/sessions",
             "/v1/users/42/s%65ssions",
             "/oauth/token/",
+            "/openapi%2ejson",
             "/v1/sessions/current/",
             "/v1/users/42/sessions/",
             "/%2ewell-known/jwks.json",

@@ -49,8 +49,8 @@ pub struct NearEntry {
 }
 
 /// An entry as it is stored: no pointer in it, so that a hit costs one place in memory.
-#[derive(Clone, Copy)]
-struct Kept {
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
     entry: NearEntry,
     slot: u16,
     stamp: Stamp,
@@ -73,6 +73,13 @@ pub struct Ticket {
     user: UserTag,
     slot: u16,
     stamp: Stamp,
+}
+
+impl Ticket {
+    /// The session that the store is asked about.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
 }
 
 /// What a look into the near cache finds.
@@ -135,25 +142,38 @@ impl NearCache {
         Ticket { id, user, slot, stamp: self.stamp(id, user, slot) }
     }
 
+    /// Whether what was kept still holds, in the cache or not: nothing was invalidated since, and it is not too old.
+    pub fn holds(&self, id: SessionId, kept: &Kept, now: Timestamp) -> bool {
+        kept.stamp == self.stamp(id, kept.user, kept.slot)
+            && now < kept.entry.expires_at
+            && now.since(kept.entry.checked_at) < MAX_AGE
+    }
+
     /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, nobody would tell of a
     /// revocation, or there is nothing positive to keep.
     pub fn fill(&self, ticket: &Ticket, loaded: &LoadedSession) -> bool {
+        self.keep(ticket, loaded).is_some()
+    }
+
+    /// As `fill`, with what was stored.
+    pub fn keep(&self, ticket: &Ticket, loaded: &LoadedSession) -> Option<Kept> {
         let fresh = loaded.live
             && ticket.stamp.slot.is_connected()
             && self.user_tag(&loaded.user) == ticket.user
             && ticket.stamp == self.stamp(ticket.id, ticket.user, ticket.slot);
-        if fresh {
-            let entry = NearEntry {
-                epoch: loaded.epoch,
-                expires_at: loaded.expires_at,
-                checked_at: loaded.checked_at,
-                generation: loaded.generation,
-            };
-            // An invalidation from here on finds the stamp old, and so voids what is stored after it.
-            let kept = Kept { entry, slot: ticket.slot, stamp: ticket.stamp, user: ticket.user };
-            self.entries.insert(ticket.id, kept);
+        if !fresh {
+            return None;
         }
-        fresh
+        let entry = NearEntry {
+            epoch: loaded.epoch,
+            expires_at: loaded.expires_at,
+            checked_at: loaded.checked_at,
+            generation: loaded.generation,
+        };
+        // An invalidation from here on finds the stamp old, and so voids what is stored after it.
+        let kept = Kept { entry, slot: ticket.slot, stamp: ticket.stamp, user: ticket.user };
+        self.entries.insert(ticket.id, kept);
+        Some(kept)
     }
 
     /// One session changed.
@@ -203,6 +223,12 @@ impl NearCache {
         self.each_slot(slots, SlotCell::connect);
     }
 
+    /// Some of what was read of these Redis slots may have changed without a word (a replica that fell behind): their
+    /// entries become unverified, and their tickets void. Whether the channel is up stays as it is.
+    pub fn doubted(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::doubt);
+    }
+
     /// Entries held, for metrics.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -225,9 +251,9 @@ impl NearCache {
     /// Bytes taken, cells included, without the allocator's own.
     pub fn memory(&self) -> usize {
         self.entries.memory_used().total()
-            + std::mem::size_of_val(&*self.sessions)
-            + std::mem::size_of_val(&*self.users)
-            + std::mem::size_of_val(&*self.slots)
+            + size_of_val(&*self.sessions)
+            + size_of_val(&*self.users)
+            + size_of_val(&*self.slots)
     }
 
     fn each_slot(&self, slots: &[RangeInclusive<u16>], change: fn(&SlotCell)) {
@@ -297,6 +323,10 @@ impl SlotCell {
         });
     }
 
+    fn doubt(&self) {
+        self.change(|state| SlotState { link: state.link.wrapping_add(2), ..state });
+    }
+
     fn connect(&self) {
         self.change(|state| SlotState { link: state.link.wrapping_add(u32::from(!state.is_connected())), ..state });
     }
@@ -351,6 +381,8 @@ impl Hasher for Mix {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,6 +465,39 @@ mod tests {
         cache.connected(&[0..=16_383]);
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
         filled(&cache);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_doubt_makes_entries_unverified_and_tickets_void_and_leaves_the_channel_as_it_is() {
+        let cache = cache();
+        filled(&cache);
+        let ticket = cache.begin(ID, &user());
+        cache.doubted(&[0..=16_383]);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
+        assert!(!cache.fill(&ticket, &loaded(0)));
+        filled(&cache);
+        cache.disconnected(&[0..=16_383]);
+        cache.doubted(&[0..=16_383]);
+        assert!(!cache.fill(&cache.begin(ID, &user()), &loaded(0)), "still lost");
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn what_was_kept_holds_without_a_place_in_the_cache_until_an_invalidation_or_a_minute_later() {
+        for invalidate in [
+            (|c: &NearCache| c.invalidate(ID)) as fn(&NearCache),
+            |c| c.invalidate_user(&user()),
+            NearCache::flush,
+            |c| c.disconnected(&[0..=16_383]),
+        ] {
+            let cache = cache();
+            let kept = cache.keep(&cache.begin(ID, &user()), &loaded(0)).unwrap();
+            cache.entries.clear();
+            assert_eq!(cache.find(ID, &user(), Timestamp(1)), Found::Nothing, "evicted");
+            assert!(cache.holds(ID, &kept, Timestamp(59_999)));
+            assert!(!cache.holds(ID, &kept, Timestamp(60_000)));
+            invalidate(&cache);
+            assert!(!cache.holds(ID, &kept, Timestamp(1)));
+        }
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -33,8 +33,29 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     for how in Refresh::ALL {
         out.sample(&[("outcome", how.name())], sum.refreshes(how) as f64);
     }
+    let help = "Upgraded connections and streams that were closed because their session had ended.";
+    out.family("edgekeep_streams_cut", Kind::Counter, None, help);
+    out.sample(&[], sum.streams_cut as f64);
+    let told = shared.notify.counted();
+    out.family("edgekeep_edge_tombstones_posted", Kind::Counter, None, "Tombstones that a Worker of edge.notify took.");
+    out.sample(&[], told.posted as f64);
+    let help = "Tombstones given up: too many waited for a Worker, or their time was over.";
+    out.family("edgekeep_edge_tombstones_dropped", Kind::Counter, None, help);
+    out.sample(&[], told.dropped as f64);
+    let help = "Tombstones that a Worker of edge.notify has not taken yet.";
+    out.family("edgekeep_edge_tombstones_pending", Kind::Gauge, None, help);
+    out.sample(&[], told.pending as f64);
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
+    out.family("edgekeep_near_cache_capacity", Kind::Gauge, None, "The most sessions the near cache holds.");
+    out.sample(&[], shared.live.near.capacity() as f64);
+    out.family("edgekeep_near_cache_bytes", Kind::Gauge, Some("bytes"), "Memory taken by the near cache.");
+    out.sample(&[], shared.live.near.memory() as f64);
+    out.family("edgekeep_near_cache_lookups", Kind::Counter, None, "Looks into the near cache for a session.");
+    out.sample(&[("outcome", "hit")], sum.near_hits as f64);
+    out.sample(&[("outcome", "miss")], sum.near_misses as f64);
+    out.family("edgekeep_near_cache_invalidations", Kind::Counter, None, "Invalidations and flushes that came.");
+    out.sample(&[], shared.live.near.invalidations() as f64);
 
     if let Some(redis) = shared.store.redis() {
         store_in_redis(&mut out, redis);

@@ -52,9 +52,6 @@ impl Settings {
         if config.server.proxy_protocol {
             refuse("server.proxy_protocol", "is not built yet");
         }
-        if config.store.nodes.iter().any(|node| node.tls) {
-            refuse("store.nodes", "rediss:// is not built yet");
-        }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
         }
@@ -90,7 +87,6 @@ impl Settings {
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
-        warn(!config.edge.notify.is_empty(), "edge.notify", "Workers learn of a revocation within 60 s");
         warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
             "an origin's name is resolved at each new connection"
         });
@@ -119,6 +115,7 @@ impl Settings {
         let login = Login {
             seeds: config.nodes.iter().map(|node| format!("{}:{}", node.host, node.port)).collect(),
             cluster: config.cluster,
+            tls: config.nodes.iter().any(|node| node.tls),
             username: config.username.clone(),
             password: files::configured(&config.password, "store.password", &self.base)?,
             timeout,

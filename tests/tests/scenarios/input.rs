@@ -173,7 +173,6 @@ fn a_method_that_does_not_apply(d: &Deployment) -> Result<()> {
         ("POST", "/v1/sessions/current"),
         ("POST", "/v1/users/x/sessions"),
         ("POST", "/.well-known/jwks.json"),
-        ("GET", "/oauth/token"),
     ] {
         d.request(method, path).bearer(SERVICE_TOKEN).send()?.problem(405, "method_not_allowed")?;
     }

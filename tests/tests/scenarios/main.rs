@@ -21,6 +21,7 @@ mod refusals;
 mod revocation;
 mod scenario;
 mod shards;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         refresh::scenarios(),
         revocation::scenarios(),
+        streams::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
         headers::scenarios(),

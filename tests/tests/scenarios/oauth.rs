@@ -1,7 +1,7 @@
 //! Existing OAuth clients: the refresh grant (RFC 6749 §6), revocation (RFC 7009), introspection (RFC 7662).
 
 use anyhow::{Result, ensure};
-use edgekeep_tests::{Answer, Deployment, Request, fresh_address};
+use edgekeep_tests::{AccessKey, Answer, Deployment, Forged, Request, SERVICE_TOKEN, fresh_address};
 use serde_json::json;
 
 use crate::scenario::Scenario;
@@ -12,6 +12,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_bad_grant_is_answered_in_oauths_words,
         either_token_can_be_revoked,
         introspection_tells_the_service_what_a_token_is,
+        every_bad_token_gets_the_same_answer_byte_for_byte,
     ]
 }
 
@@ -55,7 +56,15 @@ fn a_bad_grant_is_answered_in_oauths_words(d: &Deployment) -> Result<()> {
     error(&token(d, &[good[0], good[1], good[1]]).send()?, 400, "invalid_request")?;
     error(&token(d, &[good[0], good[1], ("client_id", "web")]).send()?, 400, "invalid_grant")?;
     let json = d.post("/oauth/token").from(fresh_address()).json(&json!({ "grant_type": "refresh_token" })).send()?;
-    error(&json, 415, "invalid_request")?;
+    error(&json, 400, "invalid_request")?;
+    error(&token(d, &[good[0], good[1], ("scope", "openid")]).send()?, 400, "invalid_scope")?;
+    error(&token(d, &[good[0], good[1], ("client_secret", "x")]).send()?, 401, "invalid_client")?;
+    let named = token(d, &[good[0], good[1]]).basic("mobile", "x").send()?;
+    ensure!(named.header("www-authenticate") == Some("Basic realm=\"edgekeep\""), "{named}");
+    error(&named, 401, "invalid_client")?;
+    let get = d.get("/oauth/token").send()?;
+    ensure!(get.header("allow") == Some("POST"), "{get}");
+    error(&get, 405, "invalid_request")?;
     // None of that used the token up.
     token(d, &[good[0], good[1], ("client_id", "mobile")]).send()?.expect(200)?;
     Ok(())
@@ -90,6 +99,10 @@ fn introspection_tells_the_service_what_a_token_is(d: &Deployment) -> Result<()>
     ensure!(access["exp"].as_u64() > access["iat"].as_u64(), "{access}");
     let refresh = ask(&session.refresh)?.json()?;
     ensure!(refresh["active"] == true && refresh["sub"] == "introspected", "{refresh}");
+    // Nobody takes it for an access token.
+    ensure!(refresh.get("token_type").is_none() && refresh["token_use"] == "refresh_token", "{refresh}");
+    let as_client = d.post("/oauth/introspect").basic("api", SERVICE_TOKEN).form(&[("token", &session.access)]);
+    ensure!(as_client.send()?.expect(200)?.json()?["active"] == true, "the credential as a client's secret");
     let inactive = json!({ "active": false });
     for token in ["x", "a.b.c", ""] {
         let answer = d.service("POST", "/oauth/introspect").form(&[("token", token)]).send()?;
@@ -108,4 +121,50 @@ fn introspection_tells_the_service_what_a_token_is(d: &Deployment) -> Result<()>
         ensure!(answer.header("www-authenticate").is_some(), "{answer}");
     }
     Ok(())
+}
+
+/// Ended, unknown, malformed, somebody else's: a token that is not good says nothing about itself, whoever asks.
+fn every_bad_token_gets_the_same_answer_byte_for_byte(d: &Deployment) -> Result<()> {
+    let (ended, other) =
+        (d.login("same-ended")?, d.login_with(&json!({ "user_id": "same-other", "client_id": "web" }))?);
+    d.service("DELETE", "/v1/users/same-ended/sessions").send()?.expect(204)?;
+    let forged = Forged::from(&other.access)?;
+    let unknown = forged.clone().claim("sid", json!("0b8f7e1c-27a5-4f0e-9d3c-5a1b2c3d4567")).signed(&d.access_key()?);
+    let foreign = forged.signed(&AccessKey::of_a_stranger());
+    let tampered = format!("{}AAAAA", other.refresh.get(..46).unwrap_or_default());
+    let bad = [&ended.access, &ended.refresh, &unknown, &foreign, &tampered, "rubbish", "a.b.c"];
+
+    let grant = |token: &str| {
+        self::token(d, &[("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "app")]).send()
+    };
+    let revoke = |token: &str| d.post("/oauth/revoke").form(&[("token", token), ("client_id", "app")]).send();
+    let introspect = |token: &str| d.service("POST", "/oauth/introspect").form(&[("token", token)]).send();
+    let same = |what: &str, ask: &dyn Fn(&str) -> Result<Answer>, more: &[&str]| -> Result<Answer> {
+        let first = ask("rubbish")?;
+        for token in bad.iter().chain(more) {
+            let answer = ask(token)?;
+            ensure!(telling(&answer) == telling(&first), "{what}: {answer}\nis told apart from {first}");
+        }
+        Ok(first)
+    };
+    // Another client's token is as bad as any.
+    error(&same("token", &grant, &[&other.refresh])?, 400, "invalid_grant")?;
+    let revoked = same("revoke", &revoke, &[&other.refresh, &other.access])?.expect(200)?;
+    ensure!(d.is_let_in(&other.access)?, "revoked by a client that is not its own");
+    let inactive = same("introspect", &introspect, &[])?.expect(200)?;
+    ensure!(inactive.body == br#"{"active":false}"#, "{inactive}");
+    // A good token is revoked without another word.
+    let own = d.post("/oauth/revoke").form(&[("token", other.refresh.as_str()), ("client_id", "web")]).send()?;
+    ensure!(telling(&own) == telling(&revoked), "{own}\nis told apart from {revoked}");
+    ensure!(!d.is_let_in(&other.access)?, "still let in");
+    Ok(())
+}
+
+/// All of an answer but what differs between any two of them.
+fn telling(answer: &Answer) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let varies = |name: &str| ["date", "x-request-id", "cf-ray"].contains(&name);
+    let lines = answer.head().iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    let mut headers: Vec<_> = lines.filter(|(name, _)| !varies(name)).collect();
+    headers.sort();
+    (answer.status, headers, answer.body.clone())
 }

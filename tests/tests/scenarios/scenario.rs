@@ -12,6 +12,7 @@ pub struct Scenario {
     name: &'static str,
     play: Play,
     only: Option<Vec<Kind>>,
+    except: Option<Kind>,
     long: bool,
 }
 
@@ -24,12 +25,12 @@ enum Play {
 impl Scenario {
     /// Leaves nothing behind that another scenario could see.
     pub fn shared(name: &'static str, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Shared(play), only: None, long: false }
+        Scenario { name, play: Play::Shared(play), only: None, except: None, long: false }
     }
 
     /// Kills something, or needs a deployment that nobody else uses.
     pub fn alone(name: &'static str, setup: Setup, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Alone(setup, play), only: None, long: false }
+        Scenario { name, play: Play::Alone(setup, play), only: None, except: None, long: false }
     }
 
     /// Says something about one kind of deployment only.
@@ -44,6 +45,12 @@ impl Scenario {
         self
     }
 
+    /// Says something that one kind of deployment cannot do.
+    pub fn except(mut self, kind: Kind) -> Scenario {
+        self.except = Some(kind);
+        self
+    }
+
     /// Takes minutes: runs in the long form, with `EDGEKEEP_LONG`, or when ignored tests are asked for.
     pub fn long(mut self) -> Scenario {
         self.long = true;
@@ -51,7 +58,7 @@ impl Scenario {
     }
 
     pub fn trial(&self, kind: Kind, stage: &Stage) -> Option<Trial> {
-        if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) {
+        if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) || self.except == Some(kind) {
             return None;
         }
         let play = self.play;

@@ -11,14 +11,17 @@ mod headers;
 mod limits;
 mod metrics;
 mod oauth;
+mod openapi;
 mod origins;
 mod paths;
 mod refresh;
 mod request;
 mod sessions;
 mod shards;
+mod stay;
 mod sticky;
 mod store;
+mod tombstones;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -299,7 +302,9 @@ impl World {
         for _ in 0..50 {
             answer.steps.push(step_name(&step));
             if let Step::Respond(reply) = step {
-                return self.responded(exchange, &reply, answer);
+                let answer = self.responded(exchange, &reply, answer);
+                openapi::must_be_documented(&request, &answer, rules.config.server.api_prefix.as_str());
+                return answer;
             }
             let event = self.perform(step, &request, &mut answer, &mut leases);
             let mut cx = Context { head: &request, now: self.now, local: &mut self.local };
@@ -410,7 +415,9 @@ impl World {
         assert_eq!(exchange.status(), reply.status);
         answer.show(reply);
         exchange.head_sent(1_000);
+        answer.stay = exchange.stay();
         let after = exchange.finished(Finished::Sent, self.now, &mut self.local);
+        answer.tombstones = after.tombstones;
         if let Some((id, generation)) = after.confirm {
             answer.confirmed = Some((id, generation));
             self.store.perform(&crate::session::StoreOp::Confirm { id, generation }, &self.live.near);

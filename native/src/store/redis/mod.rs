@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use fault::{Fault, fault};
-use node::Written;
+use node::{WAIT_MS, Written};
 use script::{Answer, Script, arg};
 use state::{FIELDS, bytes, integer};
 use topology::Topology;
@@ -65,6 +65,8 @@ const GATEWAYS: &str = "edgekeep:gateways";
 pub struct Login {
     pub seeds: Vec<String>,
     pub cluster: bool,
+    /// `rediss://`: certificates are checked against the system's roots.
+    pub tls: bool,
     pub username: Option<String>,
     pub password: Option<String>,
     pub timeout: Duration,
@@ -131,7 +133,14 @@ pub struct Redis {
     counters: Arc<Counters>,
     lifetimes: Arc<[AtomicU64; 2]>,
     runtime: tokio::runtime::Handle,
-    ending: Arc<Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>>,
+    /// Until `close`.
+    thread: Arc<Mutex<Option<Thread>>>,
+}
+
+/// The store's own thread, and what ends it.
+struct Thread {
+    end: oneshot::Sender<()>,
+    handle: JoinHandle<()>,
 }
 
 /// The store did not answer, or cannot.
@@ -184,7 +193,7 @@ impl Redis {
             counters,
             lifetimes: Arc::new([AtomicU64::new(0), AtomicU64::new(0)]),
             runtime: handle,
-            ending: Arc::new(Mutex::new(Some((end, thread)))),
+            thread: Arc::new(Mutex::new(Some(Thread { end, handle: thread }))),
         };
         store.set_lifetimes(lifetimes);
         let begun = Instant::now();
@@ -318,10 +327,10 @@ impl Redis {
 
     /// Ends all connections. What was not answered is not known.
     pub fn close(&self) {
-        let ending = self.ending.lock().ok().and_then(|mut ending| ending.take());
-        if let Some((end, thread)) = ending {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(Thread { end, handle }) = thread {
             let _ = end.send(());
-            let _ = thread.join();
+            let _ = handle.join();
         }
     }
 
@@ -674,7 +683,7 @@ impl Redis {
         pipeline.add_command(cmd("ASKING")).add_command(call);
         let wait = self.login.wait_replicas;
         if wait > 0 {
-            pipeline.add_command(cmd("WAIT").arg(wait).arg(50).clone());
+            pipeline.add_command(cmd("WAIT").arg(wait).arg(WAIT_MS).clone());
         }
         let connection = node::connect(address, &self.login, AsyncConnectionConfig::new(), &Pipeline::new())
             .await
@@ -783,8 +792,19 @@ impl Redis {
                 }
             }
         }
-        if self.login.cluster && self.login.wait_replicas == 0 {
+        let wanted = u64::from(self.login.wait_replicas);
+        if self.login.cluster && wanted == 0 {
             tracing::warn!("store.wait_replicas is 0: a failover may lose what was answered");
+        }
+        for (server, replicas) in self.topology.replicas().await {
+            if replicas < wanted {
+                tracing::warn!(
+                    server,
+                    replicas,
+                    "Redis has fewer replicas than store.wait_replicas = {wanted}: every write waits for {WAIT_MS} ms in \
+                     vain"
+                );
+            }
         }
     }
 }
@@ -799,8 +819,7 @@ enum Ending {
 }
 
 fn revoked(ended: Vec<SessionId>, epoch: Option<u64>, replicated: bool) -> StoreOutcome {
-    let _ = epoch;
-    StoreOutcome::Revoked { count: ended.len() as u32, replicated }
+    StoreOutcome::Revoked { ended, epoch, replicated }
 }
 
 fn loaded(replies: &[Value], checked_at: Timestamp) -> Load {

@@ -32,7 +32,7 @@ const GROUP: usize = 128;
 /// The most writes that wait for one primary; more are answered `Unavailable` at once.
 const QUEUE: usize = 16_384;
 /// How long WAIT waits for replicas.
-const WAIT_MS: u64 = 50;
+pub const WAIT_MS: u64 = 50;
 /// Commands that may wait inside a connection.
 const BUFFER: usize = 4_096;
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -150,10 +150,10 @@ impl Node {
         self.current.load(Ordering::Acquire)
     }
 
-    /// A replica that was current and is not any more may have missed invalidations: what was read from it is void.
+    /// A replica that was current and is not any more may have kept invalidations back.
     pub fn set_current(&self, current: bool) {
         if self.current.swap(current, Ordering::AcqRel) && !current {
-            self.near.flush_slots(&self.slots());
+            self.near.doubted(&self.slots());
         }
     }
 
@@ -177,7 +177,11 @@ impl Node {
     fn feed_lost(&self) {
         if self.feed.swap(None).is_some() {
             self.counters.feeds_lost.fetch_add(1, Ordering::Relaxed);
-            self.near.disconnected(&self.slots());
+            match self.role {
+                Role::Primary => self.near.disconnected(&self.slots()),
+                // The primary's feed goes on: only what came from here is in doubt.
+                Role::Replica => self.near.doubted(&self.slots()),
+            }
             self.current.store(false, Ordering::Release);
             tracing::warn!(server = %self.address, "lost the connection that tells of revocations");
         }
@@ -211,7 +215,7 @@ async fn keep(node: Arc<Node>, kind: Kind) {
                 pause = RECONNECT_FIRST;
                 let place = if kind == Kind::Feed { &node.feed } else { &node.plain };
                 place.store(Some(Arc::new(connection.clone())));
-                if kind == Kind::Feed {
+                if kind == Kind::Feed && node.role == Role::Primary {
                     // From here on the server tells us: reads may be kept.
                     node.near.connected(&node.slots());
                     tracing::debug!(server = %node.address, "told of revocations");
@@ -352,8 +356,8 @@ async fn write(node: Arc<Node>, queue: Arc<Mutex<mpsc::Receiver<Write>>>) {
         };
         let wait = node.login.wait_replicas;
         let mut pipeline = Pipeline::with_capacity(group.len() + 1);
-        group.iter().for_each(|write| {
-            pipeline.add_command(write.call.clone());
+        group.iter_mut().for_each(|write| {
+            pipeline.add_command(std::mem::take(&mut write.call));
         });
         if wait > 0 {
             pipeline.add_command(cmd("WAIT").arg(wait).arg(WAIT_MS).clone());
@@ -397,6 +401,11 @@ impl Login {
         if let Some(password) = &self.password {
             settings = settings.set_password(password);
         }
-        Ok(ConnectionAddr::Tcp(host, port).into_connection_info()?.set_redis_settings(settings))
+        let address = if self.tls {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        Ok(address.into_connection_info()?.set_redis_settings(settings))
     }
 }

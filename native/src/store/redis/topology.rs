@@ -165,7 +165,7 @@ impl Topology {
                 Some(node) => {
                     let moved = *node.slots() != slots;
                     node.set_slots(slots);
-                    if moved {
+                    if moved && role == Role::Primary {
                         // Its feed is up or down for the slots that it has now.
                         if node.is_fed() {
                             self.near.connected(&node.slots());
@@ -215,6 +215,21 @@ impl Topology {
         }
         self.counters.maps.fetch_add(1, Ordering::Relaxed);
         tracing::info!(complete, "took over a map of Redis slots");
+    }
+
+    /// How many replicas each primary has, as it says.
+    pub async fn replicas(&self) -> Vec<(String, u64)> {
+        let mut question = Pipeline::new();
+        question.add_command(cmd("INFO").arg("replication").clone());
+        let mut replicas = Vec::new();
+        for node in self.nodes().into_iter().filter(|node| node.role == Role::Primary) {
+            if let Ok(replies) = node.ask(&question).await
+                && let Some(count) = replies.first().and_then(text).and_then(|info| field(info, "connected_slaves"))
+            {
+                replicas.push((node.address.clone(), count));
+            }
+        }
+        replicas
     }
 
     /// Which replicas answer reads: the link is up, and their offset has reached what their primary's was at the
