@@ -86,6 +86,14 @@ impl Store {
             Store::Standalone(redis) => vec![redis.address()],
         }
     }
+
+    /// As the second gateway finds them.
+    fn addresses_for_second(&self) -> Vec<String> {
+        match self {
+            Store::Cluster(cluster) => cluster.relayed_addresses(),
+            _ => self.addresses(),
+        }
+    }
 }
 
 /// A deployment that runs until it is dropped.
@@ -119,10 +127,11 @@ impl Deployment {
         fs::create_dir(folder.path().join("data"))?;
         fs::create_dir(folder.path().join("demo"))?;
         let store = Store::start(kind, setup)?;
-        let nodes = store.addresses();
-        fs::write(folder.path().join("edgekeep.toml"), config::region(&ports, kind, setup, &nodes))?;
+        let first = config::region(&ports, kind, setup, &store.addresses());
+        fs::write(folder.path().join("edgekeep.toml"), first)?;
         let of_second = PortsOf { gateway: ports.second, admin: ports.second_admin, ..ports };
-        fs::write(folder.path().join("second.toml"), config::region(&of_second, kind, setup, &nodes))?;
+        let second = config::region(&of_second, kind, setup, &store.addresses_for_second());
+        fs::write(folder.path().join("second.toml"), second)?;
         let deployment = Deployment {
             kind,
             setup,
@@ -270,11 +279,6 @@ impl Deployment {
             Store::Standalone(redis) => Ok(redis),
             _ => bail!("this deployment has no standalone Redis"),
         }
-    }
-
-    /// The process id of the second gateway, which must run.
-    pub fn second_process(&self) -> Result<u32> {
-        Ok(lock(&self.second).as_ref().context("the second gateway does not run")?.id())
     }
 
     /// The sum of a metric's samples at every gateway that runs; with `label`, of those that carry it.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Ports, Program, eventually};
-use crate::relay::{Scissors, relay};
+use crate::relay::{RELAYED, Scissors, relay};
 use crate::resp::{Redis, Reply};
 
 /// Redis Cluster's slots.
@@ -33,16 +34,24 @@ pub struct RedisOptions {
     pub node_timeout: Duration,
     /// `appendonly yes` and `noeviction`, as the durability promise asks; false: neither.
     pub durable: bool,
+    /// `appendfsync always`, where the default may leave out the last two seconds when a node dies.
+    pub fsync_always: bool,
     /// `requirepass` and `masterauth`.
     pub password: Option<&'static str>,
-    /// Clients and replicas reach a node through a relay that can cut them off.
+    /// The second gateway reaches the nodes through relays that can cut it off.
     pub relayed: bool,
 }
 
 impl Default for RedisOptions {
     fn default() -> RedisOptions {
         // Where nobody dies, nobody should be taken for dead on a busy machine.
-        RedisOptions { node_timeout: Duration::from_secs(5), durable: true, password: None, relayed: false }
+        RedisOptions {
+            node_timeout: Duration::from_secs(5),
+            durable: true,
+            fsync_always: false,
+            password: None,
+            relayed: false,
+        }
     }
 }
 
@@ -50,11 +59,11 @@ impl Default for RedisOptions {
 struct Server {
     port: u16,
     bus: u16,
-    /// Where others find it: a relay's port or its own.
-    announced: u16,
     /// Its name in the cluster.
     id: String,
     program: Mutex<Option<Program>>,
+    /// SIGSTOPped: it runs and answers nobody.
+    frozen: AtomicBool,
 }
 
 /// Six nodes in a cluster, until it is dropped.
@@ -76,12 +85,16 @@ impl Cluster {
         };
         for _ in 0..NODES {
             let port = Ports::free()?;
-            let announced = if options.relayed { Ports::free()? } else { port };
             if options.relayed {
-                relay(announced, port, &cluster.scissors)?;
+                relay(port, &cluster.scissors)?;
             }
-            let program = Mutex::new(None);
-            cluster.servers.push(Server { port, bus: Ports::free()?, announced, id: String::new(), program });
+            cluster.servers.push(Server {
+                port,
+                bus: Ports::free()?,
+                id: String::new(),
+                program: Mutex::new(None),
+                frozen: AtomicBool::new(false),
+            });
         }
         for node in 0..NODES {
             cluster.spawn(node)?;
@@ -134,14 +147,14 @@ impl Cluster {
         command.args(["--cluster-enabled", "yes", "--cluster-port", &server.bus.to_string()]);
         command.args(["--cluster-node-timeout", &self.options.node_timeout.as_millis().to_string()]);
         if self.options.relayed {
-            command.args(["--cluster-announce-ip", "127.0.0.1"]);
-            command.args(["--cluster-announce-port", &server.announced.to_string()]);
-            command.args(["--cluster-announce-bus-port", &server.bus.to_string()]);
+            // Clients go on with the host that they were given.
+            command.args(["--cluster-preferred-endpoint-type", "unknown-endpoint"]);
         }
         // A replica that was cut off for long still takes over: the other node of its shard is dead.
         command.args(["--cluster-replica-validity-factor", "0"]);
         command.arg("--dir").arg(&folder);
         let log = self.folder.path().join(format!("{node}.log"));
+        server.frozen.store(false, Ordering::Release);
         *lock(&server.program) = Some(Program::start("a Redis node", &mut command, &log, None)?);
         Ok(())
     }
@@ -153,9 +166,15 @@ impl Cluster {
         program.wait_until(PATIENCE, || self.call(node, &["PING"]).is_ok())
     }
 
-    /// What a client is told: the addresses of all nodes.
+    /// The addresses of all nodes.
     pub fn addresses(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.announced)).collect()
+        self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.port)).collect()
+    }
+
+    /// Those that lead through relays, where there are any.
+    pub fn relayed_addresses(&self) -> Vec<String> {
+        let host = if self.options.relayed { RELAYED } else { Ipv4Addr::LOCALHOST };
+        self.servers.iter().map(|server| format!("redis://{host}:{}", server.port)).collect()
     }
 
     pub fn nodes(&self) -> RangeInclusive<usize> {
@@ -226,23 +245,42 @@ impl Cluster {
         self.wait_for_answers(node)
     }
 
+    /// Breaks a replica's link to its primary: it lives, votes, and falls behind. Works where there is a password, which
+    /// the replica is made to forget.
+    pub fn hold_back(&self, replica: usize, primary: usize) -> Result<()> {
+        ensure!(self.options.password.is_some(), "this cluster has no password to forget");
+        self.call(replica, &["CONFIG", "SET", "masterauth", "forgotten"])?;
+        self.call(primary, &["CLIENT", "KILL", "TYPE", "replica"])?;
+        eventually("the link is down", PATIENCE, || {
+            Ok(self.call(replica, &["INFO", "replication"])?.text()?.contains("master_link_status:down"))
+        })
+    }
+
+    /// The replica may follow a primary again.
+    pub fn let_follow(&self, replica: usize) -> Result<()> {
+        let password = self.options.password.context("this cluster has no password")?;
+        self.call(replica, &["CONFIG", "SET", "masterauth", password]).map(|_| ())
+    }
+
     /// SIGSTOP: connections stay open and nothing is answered.
     pub fn freeze(&self, node: usize) -> Result<()> {
+        self.server(node)?.frozen.store(true, Ordering::Release);
         lock(&self.server(node)?.program).as_ref().context("the node does not run")?.freeze();
         Ok(())
     }
 
     pub fn thaw(&self, node: usize) -> Result<()> {
         lock(&self.server(node)?.program).as_ref().context("the node does not run")?.thaw();
+        self.server(node)?.frozen.store(false, Ordering::Release);
         Ok(())
     }
 
     pub fn freeze_all(&self) -> Result<()> {
-        self.running().try_for_each(|node| self.freeze(node))
+        self.nodes().try_for_each(|node| self.freeze(node))
     }
 
     pub fn thaw_all(&self) -> Result<()> {
-        self.running().try_for_each(|node| self.thaw(node))
+        self.nodes().try_for_each(|node| self.thaw(node))
     }
 
     /// Waits until the dead primary's replica serves its slots.
@@ -307,10 +345,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Cuts a process off from all nodes, in silence; `for_good` also with new connections.
-    pub fn cut_off(&self, process: u32, for_good: bool) -> Result<()> {
+    /// Cuts off who goes through relays, in silence; `for_good` also with new connections.
+    pub fn cut_off(&self, for_good: bool) -> Result<()> {
         ensure!(self.options.relayed, "this cluster has no relays");
-        self.scissors.cut(process, for_good)
+        self.scissors.cut(for_good);
+        Ok(())
     }
 
     pub fn mend(&self) {
@@ -357,8 +396,10 @@ impl Cluster {
         self.running().map(view).collect()
     }
 
+    /// Those that run and are not frozen.
     fn running(&self) -> impl Iterator<Item = usize> {
-        let runs = |(_, server): &(usize, &Server)| lock(&server.program).is_some();
+        let runs =
+            |(_, server): &(usize, &Server)| lock(&server.program).is_some() && !server.frozen.load(Ordering::Acquire);
         self.servers.iter().enumerate().filter(runs).map(|(node, _)| node)
     }
 
@@ -469,6 +510,7 @@ fn redis_server(port: u16, options: &RedisOptions) -> Command {
     command.args(["--port", &port.to_string(), "--bind", &Ipv4Addr::LOCALHOST.to_string(), "--save", ""]);
     let (appendonly, policy) = if options.durable { ("yes", "noeviction") } else { ("no", "allkeys-lru") };
     command.args(["--appendonly", appendonly, "--maxmemory-policy", policy]);
+    command.args(["--appendfsync", if options.fsync_always { "always" } else { "everysec" }]);
     // A replica that comes back is in step at once, not after a wait for others.
     command.args(["--repl-diskless-sync-delay", "0"]);
     if let Some(password) = options.password {
@@ -487,13 +529,14 @@ mod tests {
 
     use super::*;
 
-    const QUICK: RedisOptions =
-        RedisOptions { node_timeout: Duration::from_millis(1500), durable: true, password: None, relayed: false };
+    fn quick() -> RedisOptions {
+        RedisOptions { node_timeout: Duration::from_millis(1500), ..RedisOptions::default() }
+    }
 
     #[test]
     fn a_cluster_forms_and_survives_the_death_of_a_primary() {
         let begun = Instant::now();
-        let cluster = Cluster::start(QUICK).unwrap();
+        let cluster = Cluster::start(quick()).unwrap();
         println!("formed within {:?}", begun.elapsed());
         let slot = cluster.slot_of("{a}:key").unwrap();
         assert_eq!(slot, cluster.slot_of("a").unwrap());
@@ -514,7 +557,7 @@ mod tests {
 
     #[test]
     fn slots_move_with_their_keys_and_a_frozen_cluster_comes_back() {
-        let cluster = Cluster::start(RedisOptions { password: Some("secret"), relayed: true, ..QUICK }).unwrap();
+        let cluster = Cluster::start(RedisOptions { password: Some("secret"), relayed: true, ..quick() }).unwrap();
         let slot = cluster.slot_of("moved").unwrap();
         let from = cluster.primary_of(slot).unwrap();
         let to = cluster.primaries().unwrap().into_iter().find(|node| *node != from).unwrap();

@@ -12,15 +12,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use edgekeep_tests::{Deployment, Entry, Kind, REDIS_PASSWORD, RedisOptions, Request, Session, Setup, eventually};
 use serde_json::json;
 
-use crate::crowd;
+use crate::crowd::{self, SEEN_WITHIN};
 use crate::scenario::{Scenario, is_long};
 
 /// A failover on a busy machine: the nodes' timeout, an election, the news of it.
 const FAILOVER: Duration = Duration::from_secs(30);
 /// After the store is well again, everything is served within this, with no restart.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// What the README promises when a tracking connection dies in silence or replicas are read.
-const SEEN_WITHIN: Duration = Duration::from_secs(3);
 
 pub fn scenarios() -> Vec<Scenario> {
     // Nodes that notice a death soon.
@@ -29,11 +27,16 @@ pub fn scenarios() -> Vec<Scenario> {
     let calm = Setup { roomy: true, ..Setup::default() };
     let cut = Setup { redis: RedisOptions { relayed: true, ..RedisOptions::default() }, ..calm };
     let password = Setup { redis: RedisOptions { password: Some(REDIS_PASSWORD), ..RedisOptions::default() }, ..calm };
+    let behind = Setup { redis: RedisOptions { password: Some(REDIS_PASSWORD), ..redis }, ..setup };
+    let restarting = Setup { redis: RedisOptions { fsync_always: true, ..redis }, ..setup };
     let fragile = Setup { redis: RedisOptions { durable: false, ..RedisOptions::default() }, ..calm };
     let alone = |name, setup, play| Scenario::alone(name, setup, play).only(Kind::NativeRedis);
     vec![
         alone("primaries_die_under_load", setup, primaries_die_under_load),
+        alone("a_primary_dies_whose_replica_was_behind", behind, a_primary_dies_whose_replica_was_behind),
+        alone("a_primary_restarts_at_once", restarting, a_primary_restarts_at_once),
         alone("a_replica_dies_under_load", setup, a_replica_dies_under_load),
+        alone("a_primary_that_hangs_is_replaced_and_comes_back", setup, a_primary_that_hangs_is_replaced),
         alone("the_whole_cluster_freezes_under_load", setup, the_whole_cluster_freezes_under_load),
         alone(
             "a_frozen_cluster_leaves_session_routes_closed",
@@ -94,6 +97,54 @@ fn primaries_die_under_load(d: &Deployment) -> Result<()> {
     Ok(())
 }
 
+/// The failover that does lose writes: the replica's link was broken for a while before its primary died. What it lacks
+/// was answered as such.
+fn a_primary_dies_whose_replica_was_behind(d: &Deployment) -> Result<()> {
+    let cluster = d.cluster()?;
+    let rounds = if is_long() { 6 } else { 1 };
+    let (mut counted, mut lost) = (0, 0);
+    for round in 0..rounds {
+        let name = format!("behind-{round}");
+        let before = unreplicated(d)?;
+        let books = crowd::during(d, &name, || {
+            let primary = cluster.primary_of(cluster.slot_of(&format!("user:{name}-0-0"))?)?;
+            let replica = cluster.replica_of(primary)?;
+            cluster.hold_back(replica, primary)?;
+            thread::sleep(Duration::from_secs(2));
+            cluster.kill(primary)?;
+            cluster.wait_for_failover(primary, FAILOVER)?;
+            cluster.let_follow(replica)?;
+            thread::sleep(Duration::from_secs(1));
+            cluster.restart(primary)?;
+            cluster.wait_until_whole(FAILOVER)?;
+            thread::sleep(Duration::from_secs(1));
+            Ok(())
+        })?;
+        let allowed = unreplicated(d)? - before;
+        counted += allowed;
+        lost += books.settle(d, allowed)?;
+    }
+    ensure!(counted > 0 && lost > 0, "{counted} counted and {lost} lost: nothing was lost, and so nothing is proven");
+    Ok(())
+}
+
+/// Dead and back before anyone takes over. With `appendfsync always` its disk has everything; with `everysec` it may lack
+/// the last two seconds, and its replica then throws away what it had more.
+fn a_primary_restarts_at_once(d: &Deployment) -> Result<()> {
+    let cluster = d.cluster()?;
+    let books = crowd::during(d, "at-once", || {
+        for primary in cluster.primaries()? {
+            cluster.kill(primary)?;
+            cluster.restart(primary)?;
+            cluster.wait_until_whole(FAILOVER)?;
+            thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
+    })?;
+    books.settle(d, 0)?;
+    Ok(())
+}
+
 fn a_replica_dies_under_load(d: &Deployment) -> Result<()> {
     let cluster = d.cluster()?;
     let before = unreplicated(d)?;
@@ -111,6 +162,27 @@ fn a_replica_dies_under_load(d: &Deployment) -> Result<()> {
     ensure!(books.unreplicated_ends > 0, "a revocation that no replica confirmed was answered 204");
     // The primaries lived all the time.
     books.settle(d, 0)?;
+    Ok(())
+}
+
+fn a_primary_that_hangs_is_replaced(d: &Deployment) -> Result<()> {
+    let cluster = d.cluster()?;
+    let before = unreplicated(d)?;
+    let books = crowd::during(d, "hanging", || {
+        let primary = cluster.primary_of(cluster.slot_of("user:hanging-0-0")?)?;
+        cluster.freeze(primary)?;
+        // Its connections stay open: only the nodes' timeout tells.
+        cluster.wait_for_failover(primary, FAILOVER)?;
+        thread::sleep(Duration::from_secs(2));
+        // It wakes up as a primary that was deposed, with whatever was sent to it meanwhile.
+        cluster.thaw(primary)?;
+        cluster.wait_until_whole(FAILOVER)?;
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    })?;
+    ensure!(books.refused > 0, "a primary that hangs was not even noticed");
+    let allowed = unreplicated(d)? - before;
+    books.settle(d, allowed)?;
     Ok(())
 }
 
@@ -178,7 +250,6 @@ fn frozen(d: &Deployment, known: u16) -> Result<()> {
 
 fn slots_move_under_load(d: &Deployment) -> Result<()> {
     let cluster = d.cluster()?;
-    let before = unreplicated(d)?;
     let books = crowd::during(d, "moving", || {
         // The slots in which the crowd's sessions are, and a range around one of them.
         let mut slots = BTreeSet::new();
@@ -200,8 +271,7 @@ fn slots_move_under_load(d: &Deployment) -> Result<()> {
         thread::sleep(Duration::from_secs(1));
         Ok(())
     })?;
-    let allowed = unreplicated(d)? - before;
-    ensure!(allowed == 0, "a move of slots left {allowed} answers without their acknowledgements");
+    // Nobody died.
     books.settle(d, 0)?;
     Ok(())
 }
@@ -240,7 +310,7 @@ fn a_silent_cut_shows_within_three_seconds(d: &Deployment) -> Result<()> {
     let (cluster, second) = (d.cluster()?, d.second()?);
     let sessions: Vec<Session> = (0..6).map(|n| known_at(d, second, &format!("silent-{n}"))).collect::<Result<_>>()?;
     let (live, ended) = sessions.split_first().context("sessions")?;
-    cluster.cut_off(d.second_process()?, true)?;
+    cluster.cut_off(true)?;
     for session in ended {
         d.delete("/v1/sessions/current").bearer(&session.access).send()?.expect(204)?;
     }
@@ -269,7 +339,7 @@ fn connections_that_fall_silent_are_replaced(d: &Deployment) -> Result<()> {
     let live = known_at(d, second, "replaced-live")?;
     let ended = known_at(d, second, "replaced-ended")?;
     // What is open says nothing any more; new connections would work.
-    cluster.cut_off(d.second_process()?, false)?;
+    cluster.cut_off(false)?;
     d.delete("/v1/sessions/current").bearer(&ended.access).send()?.expect(204)?;
     let longest = gets_in_for(second, &ended)?;
     ensure!(longest <= SEEN_WITHIN, "an ended session got in for {longest:?} after a silent cut");

@@ -12,8 +12,10 @@ local record = redis.call('GET', KEYS[1])
 local state_exists = redis.call('EXISTS', KEYS[2]) == 1
 local epoch = tonumber(redis.call('GET', KEYS[4]) or '0')
 if record or state_exists then
-  -- A repeated call whose first answer was lost finds its own session.
+  -- A repeated call whose first answer was lost finds its own session. It writes what stands there, so that a WAIT after
+  -- it says something about the first time too: to a new connection that wrote nothing, any replica is good enough.
   if record == ARGV[1] and state_exists then
+    redis.call('PEXPIREAT', KEYS[1], ARGV[4])
     return {'created', epoch}
   end
   return {'taken'}
