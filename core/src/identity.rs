@@ -110,6 +110,24 @@ fn percent_encode(text: &str, keep: impl Fn(u8) -> bool) -> String {
     out
 }
 
+/// Undoes `percent_encode`; `None` for what it never writes, and for what is not UTF-8 afterwards.
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let (digits, after) = after.split_at_checked(2)?;
+            let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            out.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = after;
+        } else {
+            out.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
 /// A session's handle: a UUIDv4, steered so that its Redis slot is its user's. Never a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 16]);

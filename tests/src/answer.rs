@@ -242,14 +242,14 @@ impl std::fmt::Display for Answer {
     }
 }
 
-struct Head {
-    status: u16,
-    headers: Vec<(String, String)>,
+pub(crate) struct Head {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
     /// What was read beyond it.
-    rest: Vec<u8>,
+    pub rest: Vec<u8>,
 }
 
-fn read_head(socket: &mut impl Read, read: &mut Vec<u8>) -> Result<Head> {
+pub(crate) fn read_head(socket: &mut impl Read, read: &mut Vec<u8>) -> Result<Head> {
     loop {
         if let Some(end) = memchr::memmem::find(read, b"\r\n\r\n") {
             let rest = read.split_off(end + 4);

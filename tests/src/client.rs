@@ -1,16 +1,16 @@
 //! One request, written byte for byte: the target is never normalised, headers stand as given, and each request has a
 //! connection of its own.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::answer::{Answer, Tally};
+use crate::answer::{Answer, Tally, read_head};
 
 /// Longer than any answer that is still right: a 504 comes after the route's half second, a drain after one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,6 +63,12 @@ impl Request {
             body: Body::None,
             from: None,
         }
+    }
+
+    /// Through another entry.
+    pub fn at(mut self, entry: Entry) -> Request {
+        self.entry = entry;
+        self
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Request {
@@ -122,11 +128,31 @@ impl Request {
         self.exchange(&what).with_context(|| format!("{what} got no answer"))
     }
 
-    fn exchange(self, what: &str) -> Result<Answer> {
-        let mut socket = self.connect()?;
+    /// Sends it and reads the answer's head only: the connection stays open.
+    pub fn open(self) -> Result<Open> {
+        let what = format!("{} {}", self.method, self.target);
+        let mut socket = self.connected()?;
+        self.write_to(&mut socket)?;
+        Open::read(socket, &what).with_context(|| format!("{what} got no answer"))
+    }
+
+    /// The head, and nothing of the body: the caller sends that, as slowly as it likes.
+    pub fn begin(self) -> Result<TcpStream> {
+        let mut socket = self.connected()?;
+        self.write_to(&mut socket)?;
+        Ok(socket)
+    }
+
+    fn connected(&self) -> Result<TcpStream> {
+        let socket = self.connect()?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    fn exchange(self, what: &str) -> Result<Answer> {
+        let mut socket = self.connected()?;
         // A refusal may come before all was sent; then the connection closes under the rest, and the answer counts.
         let sent = self.write_to(&mut socket);
         match Answer::read(&mut socket, what, self.method == "HEAD") {
@@ -167,6 +193,8 @@ impl Request {
         }
         match &self.body {
             Body::None if matches!(self.method.as_str(), "GET" | "HEAD" | "DELETE" | "OPTIONS") => {}
+            // Told by the caller, who sends the body.
+            Body::None if self.headers.iter().any(|(name, _)| name == "content-length") => {}
             Body::None => head.push_str("content-length: 0\r\n"),
             Body::Bytes(bytes) => head.push_str(&format!("content-length: {}\r\n", bytes.len())),
             Body::Pattern(bytes, Framing::ContentLength) => head.push_str(&format!("content-length: {bytes}\r\n")),
@@ -227,6 +255,80 @@ fn form_text(value: &str) -> String {
         }
     }
     out
+}
+
+/// An answer that goes on: an upgraded connection, or a body that is read as it comes.
+pub struct Open {
+    pub status: u16,
+    socket: TcpStream,
+    read: Vec<u8>,
+    /// The body is in chunks, and these are not taken off.
+    chunked: bool,
+}
+
+/// How an answer that goes on ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It still goes on.
+    NotYet,
+    /// As its framing says: the whole answer came.
+    Complete,
+    /// Before that: the client knows that something is missing.
+    Cut,
+}
+
+impl Open {
+    fn read(mut socket: TcpStream, what: &str) -> Result<Open> {
+        let mut read = Vec::new();
+        let head = read_head(&mut socket, &mut read)?;
+        let chunked = head.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+        anyhow::ensure!(head.status < 300, "{what} → {}: {}", head.status, String::from_utf8_lossy(&head.rest));
+        Ok(Open { status: head.status, socket, read: head.rest, chunked })
+    }
+
+    /// Sends bytes over an upgraded connection and waits until they are back from an origin that echoes.
+    pub fn echoes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.read.clear();
+        self.socket.write_all(bytes)?;
+        while self.read.len() < bytes.len() {
+            let read = read_some(&mut self.socket, &mut self.read)?;
+            anyhow::ensure!(read > 0, "the connection closed after {:?}", self.read);
+        }
+        anyhow::ensure!(self.read == bytes, "sent {bytes:?}, got {:?}", self.read);
+        Ok(())
+    }
+
+    /// Takes what comes within this time; how the answer stands then.
+    pub fn watch(&mut self, within: Duration) -> Result<Ended> {
+        let end = Instant::now() + within;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Ended::NotYet);
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            self.read.drain(..self.read.len().saturating_sub(8));
+            match read_some(&mut self.socket, &mut self.read) {
+                Ok(0) if self.chunked && self.read.ends_with(b"0\r\n\r\n") => return Ok(Ended::Complete),
+                Ok(0) => return Ok(Ended::Cut),
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                // Closed with bytes under way.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                    return Ok(Ended::Cut);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// How long it still goes on, and how it ends; an error when that is longer than `at_most`.
+    pub fn until_its_end(&mut self, at_most: Duration) -> Result<(Duration, Ended)> {
+        let begun = Instant::now();
+        let ended = self.watch(at_most)?;
+        anyhow::ensure!(ended != Ended::NotYet, "it still goes on after {at_most:?}");
+        Ok((begun.elapsed(), ended))
+    }
 }
 
 /// A connection that reads exactly what is there: used by [`Answer`].

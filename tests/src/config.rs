@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 
 use crate::deployment::Kind;
+use crate::redis::RedisOptions;
 
 /// A user whose shard is pinned: the pool with two origins.
 pub const PINNED_TO_TWO_ORIGINS: &str = "pinned-to-shard-0";
@@ -26,6 +27,19 @@ pub struct Setup {
     pub quick_checks: bool,
     /// A level of the log at which everything is said.
     pub talkative: bool,
+    /// Room for many sessions of one user, and the default's grace of 30 s: for clients that repeat what was answered
+    /// 503 over an outage of seconds.
+    pub roomy: bool,
+    /// `session.on_store_down = "allow_cached"`.
+    pub allow_cached: bool,
+    /// Over Redis: one server without a cluster.
+    pub standalone: bool,
+    /// Over Redis: replicas answer validations.
+    pub read_from_replicas: bool,
+    /// Over Redis: how its servers run.
+    pub redis: RedisOptions,
+    /// The region tells its Worker of no revocation.
+    pub untold: bool,
     /// No limit that a program which asks all the time could use up.
     pub roomy_limits: bool,
     /// The port of an application below `/app`: its `open` part is for all, its `account` part is `strict`.
@@ -37,6 +51,9 @@ pub struct Setup {
 pub struct PortsOf {
     pub gateway: u16,
     pub admin: u16,
+    /// Another gateway over the same store; unused where nobody asks for it.
+    pub second: u16,
+    pub second_admin: u16,
     /// Two origins of shard_0, one of shard_1.
     pub origins: [u16; 3],
     /// Nobody listens here.
@@ -45,18 +62,22 @@ pub struct PortsOf {
     pub worker: u16,
 }
 
-/// The gateway's file.
-pub fn region(ports: &PortsOf, kind: Kind, setup: Setup) -> String {
-    let PortsOf { gateway, admin, origins: [a, b, c], dead, worker } = ports;
+/// The gateway's file; `nodes` are the addresses of its store's servers.
+pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> String {
+    let PortsOf { gateway, admin, origins: [a, b, c], dead, worker, .. } = ports;
     let checks = if setup.quick_checks {
         "interval = \"1s\"\ntimeout = \"500ms\"\nfast_interval = \"200ms\""
     } else {
         "interval = \"30s\""
     };
     let notify = match kind {
-        Kind::NativeEmbedded => String::new(),
+        Kind::NativeEmbedded | Kind::NativeRedis => String::new(),
+        Kind::EdgeBesideRegion if setup.untold => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
+    let (grace, max_per_user) = if setup.roomy { (30, 1000) } else { (GRACE_SECONDS, 3) };
+    let on_store_down = if setup.allow_cached { "allow_cached" } else { "refuse" };
+    let store = store(kind, setup, nodes);
     let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
     let application = setup.application.map(application).unwrap_or_default();
     let level = if setup.talkative { "debug" } else { "info" };
@@ -71,15 +92,15 @@ trusted_proxies = ["{TRUSTED_PROXY}"]
 listen = "127.0.0.1:{admin}"
 
 [session]
-refresh_grace = "{GRACE_SECONDS}s"
-max_per_user = 3
+refresh_grace = "{grace}s"
+max_per_user = {max_per_user}
+on_store_down = "{on_store_down}"
 cookies = true
 csrf_origins = ["https://app.example"]
 keys = "data/keys.json"
 
 [store]
-kind = "embedded"
-path = "data/edgekeep.redb"
+{store}
 
 [shards.users]
 count = 2
@@ -167,6 +188,26 @@ auth = "session"
 shard = "user"
 
 [[routes]]
+path = "/ws/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
+path = "/ws/account/{{rest..}}"
+auth = "strict"
+shard = "user"
+
+[[routes]]
+path = "/ws/token/{{rest..}}"
+auth = "token"
+shard = "user"
+
+[[routes]]
+path = "/events/{{rest..}}"
+auth = "session"
+shard = "user"
+
+[[routes]]
 path = "/status/{{rest..}}"
 auth = "session"
 shard = "user"
@@ -191,6 +232,19 @@ shard = "any"
     )
 }
 
+fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
+    if kind != Kind::NativeRedis {
+        return "kind = \"embedded\"\npath = \"data/edgekeep.redb\"".to_owned();
+    }
+    let Setup { standalone, read_from_replicas, redis, .. } = setup;
+    let wait_replicas = u8::from(!standalone);
+    let cluster = !standalone;
+    let password = if redis.password.is_some() { "password_env = \"EDGEKEEP_REDIS_PASSWORD\"" } else { "" };
+    // A list of strings is written alike in TOML and in Rust.
+    format!(
+        "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
+         wait_replicas = {wait_replicas}\n{password}"
+    )
 fn application(port: u16) -> String {
     let mut text = format!(
         r#"

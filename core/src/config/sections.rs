@@ -147,6 +147,9 @@ section! {
         path: String = "data/edgekeep.redb".to_owned();
         nodes: Vec<RedisNode> = Vec::new();
         cluster: bool = true;
+        /// Of Redis' ACL; none: the default user.
+        username: Option<String> = None;
+        password: SecretSource = SecretSource::default();
         read_from_replicas: bool = false;
         /// 0 where there are none.
         wait_replicas: u32 = 1, within 0..=16;

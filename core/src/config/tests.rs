@@ -306,6 +306,8 @@ fn wrong_types_are_refused() {
         ("/alerts/error_rate/critical", json!(101), "alerts.error_rate.critical"),
         ("/trace/ratio", json!(2), "trace.ratio"),
         ("/edge/notify", json!(["edge.example"]), "edge.notify[0]"),
+        ("/edge/notify", json!(["https://edge.example", "http://edge.example"]), "edge.notify[1]"),
+        ("/edge/notify", json!(["https://edge.example/?a=b"]), "edge.notify[0]"),
         ("/log/level", json!("verbose"), "log.level"),
         ("/log/format", json!("xml"), "log.format"),
     ] {
@@ -396,6 +398,8 @@ fn values_that_contradict_each_other_are_refused() {
         "store.read_from_replicas"
     );
     assert_eq!(with(json!(["redis://a"]), ("/store/path", json!("x"))), []);
+    let mixed = [("/store/kind", json!("redis")), ("/store/nodes", json!(["redis://a", "rediss://b"]))];
+    assert_eq!(errors(&mixed)[0].path, "store.nodes");
     // Equal thresholds are not on the wrong side, and port 0 is a new port each time.
     assert_eq!(errors(&[("/alerts/error_rate/critical", json!(1))]), []);
     assert_eq!(errors(&[("/server/listen", json!(["127.0.0.1:0", "127.0.0.1:0"]))]), []);

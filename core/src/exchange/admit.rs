@@ -133,7 +133,9 @@ impl Exchange {
 
     /// `session`: the near cache answers, or the store is asked.
     fn check_session(&mut self, claims: &Arc<AccessClaims>, cx: &mut Context<'_>) -> Decided {
-        match self.live.near.find(claims.sid, &claims.sub, cx.now) {
+        let found = self.live.near.find(claims.sid, &claims.sub, cx.now);
+        cx.local.metrics.near(matches!(found, Found::Verified(_)));
+        match found {
             Found::Verified(entry) if !self.is_behind(&entry, claims) => {
                 if entry.expires_at <= cx.now {
                     return Err(self.session_ended());
@@ -156,7 +158,7 @@ impl Exchange {
         Step::Session { id: claims.sid, user: claims.sub.clone(), generation: claims.generation, freshness }
     }
 
-    pub(super) fn loaded(&mut self, pending: Pending, answer: SessionAnswer, cx: &mut Context<'_>) -> Decided {
+    pub(super) fn loaded(&mut self, pending: &Pending, answer: SessionAnswer, cx: &mut Context<'_>) -> Decided {
         let Some(claims) = self.identity.as_ref().map(|identity| identity.claims.clone()) else {
             return Err(super::unexpected());
         };

@@ -6,7 +6,7 @@
 
 use super::{Context, Decided, Exchange, Purpose, Reply, Step};
 use crate::config::AuthMode;
-use crate::http::{Head, HeaderEdits, Problem, ProblemCode, header_text};
+use crate::http::{Head, HeaderEdits, Problem, ProblemCode};
 use crate::route::CanonicalPath;
 
 /// Everything that an origin believes of Edgekeep.
@@ -114,8 +114,8 @@ fn strictness(mode: AuthMode) -> u8 {
 /// URI and method from the headers of a trusted proxy. A proxy that sets one family of them passes the client's other
 /// one on: where both are there and say different things, nobody knows which is the proxy's.
 fn original_in_headers(head: &dyn Head) -> Result<(Option<&str>, Option<&str>), Problem> {
-    let forwarded = (header_text(head, "x-forwarded-uri"), header_text(head, "x-forwarded-method"));
-    let original = (header_text(head, "x-original-uri"), header_text(head, "x-original-method"));
+    let forwarded = (said(head, "x-forwarded-uri")?, said(head, "x-forwarded-method")?);
+    let original = (said(head, "x-original-uri")?, said(head, "x-original-method")?);
     let (uri, method) = match (forwarded, original) {
         ((None, None), original) => original,
         (forwarded, (None, None)) => forwarded,
@@ -129,10 +129,25 @@ fn original_in_headers(head: &dyn Head) -> Result<(Option<&str>, Option<&str>), 
     Ok((uri.map(path_of), method))
 }
 
+/// What a proxy says under one name. A second line is the client's, and bytes that are no text are a path that nobody
+/// can judge: either must not pass for a header that is not there, whose route would be a milder one.
+fn said<'h>(head: &'h dyn Head, name: &str) -> Result<Option<&'h str>, Problem> {
+    let mut lines = 0;
+    head.each_header(name, &mut |_| lines += 1);
+    if lines > 1 {
+        let detail = format!("{name} is there {lines} times: the proxy must replace the client's");
+        return Err(Problem::new(ProblemCode::Forbidden, detail));
+    }
+    let Some(value) = head.header(name) else { return Ok(None) };
+    let text = std::str::from_utf8(value);
+    text.map(Some).map_err(|_| Problem::new(ProblemCode::BadPath, format!("{name} must be UTF-8")))
+}
+
 /// The path of a URI in origin or absolute form, without its query. The query goes first: what stands in it is the
-/// client's to choose and must not pass for another URI.
+/// client's to choose and must not pass for another URI. A `#` stays, and is refused: nginx passes on what follows it,
+/// and not every origin takes that for a fragment.
 fn path_of(uri: &str) -> &str {
-    let uri = uri.split(['?', '#']).next().unwrap_or_default();
+    let uri = uri.split('?').next().unwrap_or_default();
     match uri.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => uri,

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::own::{Stored, json_object, not_found, text_field};
-use super::{Awaiting, Context, Decided, Exchange, Reply, Rules, SessionAnswer, Step};
+use super::own::{Call, Stored, json_object, not_found, text_field};
+use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Rules, SessionAnswer, Site, Step};
 use crate::http::{Problem, ProblemCode};
 use crate::session::{StoreOp, Tombstone};
 use crate::{SessionId, Timestamp, UserId};
@@ -64,6 +64,23 @@ impl Exchange {
         })?;
         self.awaiting = Awaiting::Stored(Stored::Tombstoned(tombstones.clone()));
         Ok(Step::Store(Box::new(StoreOp::Bury(tombstones))))
+    }
+
+    /// What Workers are to be told of a revocation, where some are named: until the last token of what ended expires.
+    pub(super) fn note_revocation(&mut self, ended: &[SessionId], epoch: Option<u64>, now: Timestamp) {
+        let config = &self.rules.config;
+        if self.rules.site != Site::Native || config.edge.notify.is_empty() {
+            return;
+        }
+        let until = now + config.session.access_ttl + config.session.leeway;
+        let until = Timestamp(until.0.div_ceil(1000) * 1000);
+        self.tombstones = match (epoch, &self.purpose) {
+            // One for all of them, and for those that the index did not name.
+            (Some(epoch), Purpose::Own(Call::RevokeUser(user))) => {
+                vec![Tombstone::User { user: user.clone(), epoch, until }]
+            }
+            _ => ended.iter().map(|id| Tombstone::Session { id: *id, until }).collect(),
+        };
     }
 
     pub(super) fn tombstoned(&self, tombstones: &[Tombstone]) -> Step {
@@ -157,6 +174,34 @@ impl Tombstone {
         }
         let user = UserId::new(value.get("user")?.as_str()?).ok()?;
         Some(Tombstone::User { user, epoch: value.get("epoch")?.as_u64()?, until })
+    }
+
+    /// The body of `POST /v1/edge/tombstones` for as many of these as one call takes, within `max_bytes` where one alone
+    /// does not need more; and how many they are.
+    pub fn batch<'a>(tombstones: impl IntoIterator<Item = &'a Tombstone>, max_bytes: usize) -> (String, usize) {
+        let mut body = "{\"tombstones\":[".to_owned();
+        let mut count = 0;
+        for tombstone in tombstones.into_iter().take(MAX_TOMBSTONES) {
+            let row = tombstone.to_json().to_string();
+            // Two for a comma and the list's end, one for the object's.
+            if count > 0 && body.len() + row.len() + 3 > max_bytes {
+                break;
+            }
+            if count > 0 {
+                body.push(',');
+            }
+            body.push_str(&row);
+            count += 1;
+        }
+        body.push_str("]}");
+        (body, count)
+    }
+
+    /// When it may be forgotten.
+    pub fn until(&self) -> Timestamp {
+        match self {
+            Tombstone::Session { until, .. } | Tombstone::User { until, .. } => *until,
+        }
     }
 
     pub fn to_json(&self) -> Value {

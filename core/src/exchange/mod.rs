@@ -6,7 +6,8 @@
 //! the first step is already `Forward`.
 //!
 //! `admit` says who gets in, `forward` where a request goes and what becomes of it, `cached` when the cache answers,
-//! `sessions`, `oauth`, `internal` and `openapi` answer Edgekeep's own paths, `authorize` speaks to a proxy in front.
+//! `sessions`, `oauth`, `internal` and `openapi` answer Edgekeep's own paths, `authorize` speaks to a proxy in front, `stay`
+//! says how long an answer may go on.
 
 mod admit;
 mod authorize;
@@ -21,6 +22,7 @@ mod openapi;
 mod own;
 mod rules;
 mod sessions;
+mod stay;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -31,11 +33,12 @@ use crate::cache::{CacheAnswer, Enqueued};
 use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, resolve_client};
 use crate::metrics::{AuthResult, Finished as Counted};
 use crate::route::{CanonicalPath, own_path};
-use crate::session::StoreOutcome;
+use crate::session::{StoreOutcome, Tombstone};
 use crate::token::AccessClaims;
 use crate::{SessionId, Timestamp};
 
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
+pub use stay::Stay;
 pub use step::{
     After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
 };
@@ -46,6 +49,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "cookie",
     "origin",
     "sec-fetch-site",
+    "sec-websocket-version",
     "user-agent",
     "upgrade",
     "connection",
@@ -89,6 +93,8 @@ pub struct Exchange {
     attempt: Option<bool>,
     /// A generation to confirm after the answer.
     confirm: Option<(SessionId, u32)>,
+    /// What Workers are told of a revocation.
+    tombstones: Vec<Tombstone>,
     status: u16,
     head_micros: Option<u64>,
 }
@@ -169,6 +175,7 @@ impl Exchange {
             forward: forward::Forward::default(),
             attempt: None,
             confirm: None,
+            tombstones: Vec::new(),
             status: 0,
             head_micros: None,
         }
@@ -236,7 +243,7 @@ impl Exchange {
     /// The session that was asked for.
     pub fn session(&mut self, answer: SessionAnswer, cx: &mut Context<'_>) -> Step {
         let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
-            Awaiting::Session(pending) => self.loaded(pending, answer, cx),
+            Awaiting::Session(pending) => self.loaded(&pending, answer, cx),
             Awaiting::Validate(user) => self.edge_validated(&user, answer, cx),
             _ => Err(unexpected()),
         };
@@ -360,7 +367,7 @@ impl Exchange {
             upgraded: self.status == 101,
         };
         local.metrics.request(&counted, now);
-        After { confirm }
+        After { confirm, tombstones: std::mem::take(&mut self.tombstones) }
     }
 
     /// A route to exactly the path that the checks ask for.

@@ -174,6 +174,9 @@ impl Exchange {
         if outcome == StoreOutcome::Unavailable {
             return Err(self.store_unavailable());
         }
+        if let StoreOutcome::Revoked { ended, epoch, .. } = &outcome {
+            self.note_revocation(ended, *epoch, cx.now);
+        }
         match stored {
             Stored::Created(created) => self.created(&created, &outcome, cx),
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),

@@ -244,6 +244,11 @@ impl Rules {
         self.pools.iter().flat_map(|pool| pool.pool.origins.iter().map(move |origin| (pool.pool.name.as_str(), origin)))
     }
 
+    /// What is shown to a Worker, as to the authority: the edge credential.
+    pub fn edge_credential(&self) -> Option<&str> {
+        self.secrets.edge_credential.as_deref()
+    }
+
     /// The session authority's URL, at an edge beside a region.
     pub fn authority(&self) -> Option<&config::WebUrl> {
         match &self.config.session.authority {

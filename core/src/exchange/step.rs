@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::balance::Lease;
 use crate::cache::{CacheOp, CachedAnswer, FillTicket, Intent};
 use crate::http::{HeaderEdits, Problem};
-use crate::session::{LoadedSession, StoreOp};
+use crate::session::{LoadedSession, StoreOp, Tombstone};
 use crate::shard::Epoch;
 use crate::{Millis, SessionId, Timestamp};
 
@@ -145,6 +145,9 @@ pub enum Finished {
 pub struct After {
     /// Tell the store that this session's generation was seen.
     pub confirm: Option<(SessionId, u32)>,
+    /// Tell the Workers of `edge.notify`, again and again until they have it or the tombstone's time is over. Without it
+    /// they see the revocation within their bound of 60 s.
+    pub tombstones: Vec<Tombstone>,
 }
 
 impl Reply {

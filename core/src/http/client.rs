@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::edits::HeaderEdits;
-use super::head::{Head, header_text};
+use super::head::Head;
 use crate::config::Network;
 
 /// The client as policy sees it.
@@ -43,21 +43,26 @@ pub fn resolve_client(head: &dyn Head, trusted: &[Network], proven: bool) -> Cli
             break;
         }
     }
-    let scheme = match header_text(head, "x-forwarded-proto").map(last_of) {
+    let scheme = match last_of(head, "x-forwarded-proto") {
         Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
         Some(proto) if proto.eq_ignore_ascii_case("http") => "http",
         _ => scheme,
     };
-    let host = match header_text(head, "x-forwarded-host").map(last_of) {
-        Some(forwarded) if !forwarded.is_empty() => forwarded.to_owned(),
+    let host = match last_of(head, "x-forwarded-host") {
+        Some(forwarded) if !forwarded.is_empty() => forwarded,
         _ => host,
     };
     Client { ip, scheme, host, trusted: true }
 }
 
-/// The element that the nearest proxy wrote; those before it may be the client's own.
-fn last_of(list: &str) -> &str {
-    list.rsplit(',').next().unwrap_or_default().trim()
+/// The element that the nearest proxy wrote, in the last line when it added one; those before it may be the client's.
+fn last_of(head: &dyn Head, name: &str) -> Option<String> {
+    let mut last = None;
+    head.each_header(name, &mut |line| {
+        let element = line.rsplit(|b| *b == b',').next().unwrap_or_default();
+        last = std::str::from_utf8(element).ok().map(|element| element.trim().to_owned());
+    });
+    last
 }
 
 fn parse_hop(hop: &str) -> Option<IpAddr> {
@@ -167,6 +172,7 @@ mod tests {
                 ("x-forwarded-for", "1.1.1.1, 203.0.113.9:4711"),
                 ("x-forwarded-for", "10.9.9.9"),
                 ("x-forwarded-proto", "http, https"),
+                ("x-forwarded-host", "evil.example"),
                 ("x-forwarded-host", "evil.example, app.example"),
             ],
         };

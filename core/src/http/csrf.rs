@@ -19,7 +19,9 @@ pub struct Csrf<'a> {
 
 /// Whether the request may go on.
 pub fn check_csrf(head: &dyn Head, rules: &Csrf<'_>) -> bool {
-    if !rules.upgrade && matches!(rules.method, Some("GET" | "HEAD" | "OPTIONS")) {
+    // A WebSocket's handshake is known by this header too: a proxy may leave `Upgrade` out when it asks about a request.
+    let upgrade = rules.upgrade || head.header("sec-websocket-version").is_some();
+    if !upgrade && matches!(rules.method, Some("GET" | "HEAD" | "OPTIONS")) {
         return true;
     }
     if let Some(site) = head.header("sec-fetch-site")

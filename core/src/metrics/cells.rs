@@ -45,7 +45,12 @@ pub struct Cells {
     pub by_class: [u64; 6],
     pub auth_attempts: u64,
     pub auth_successes: u64,
+    /// Upgraded connections and streams that ended with their session.
+    pub streams_cut: u64,
     refreshes: [u64; Refresh::ALL.len()],
+    /// Looks into the near cache that spared a call to the store, and those that did not.
+    pub near_hits: u64,
+    pub near_misses: u64,
 }
 
 impl Default for Cells {
@@ -56,7 +61,10 @@ impl Default for Cells {
             by_class: [0; 6],
             auth_attempts: 0,
             auth_successes: 0,
+            streams_cut: 0,
             refreshes: [0; Refresh::ALL.len()],
+            near_hits: 0,
+            near_misses: 0,
         }
     }
 }
@@ -81,6 +89,12 @@ impl Cells {
         self.refreshes[how as usize] += 1;
     }
 
+    /// A look into the near cache: counted here and not there, so that cores share nothing on a hit.
+    pub fn near(&mut self, hit: bool) {
+        self.near_hits += u64::from(hit);
+        self.near_misses += u64::from(!hit);
+    }
+
     pub fn refreshes(&self, how: Refresh) -> u64 {
         self.refreshes[how as usize]
     }
@@ -90,6 +104,9 @@ impl Cells {
         self.duration.merge(&other.duration);
         self.auth_attempts += other.auth_attempts;
         self.auth_successes += other.auth_successes;
+        self.streams_cut += other.streams_cut;
+        self.near_hits += other.near_hits;
+        self.near_misses += other.near_misses;
         self.by_class.iter_mut().zip(other.by_class).for_each(|(sum, one)| *sum += one);
         self.refreshes.iter_mut().zip(other.refreshes).for_each(|(sum, one)| *sum += one);
     }
@@ -108,9 +125,12 @@ mod tests {
             Finished { status: 200, auth: AuthResult::Admitted, head_micros: Some(900), ..Finished::default() };
         one.request(&request, Timestamp(1));
         one.refresh(Refresh::Reuse);
+        one.near(true);
+        one.near(false);
         let mut sum = one.clone();
         sum.merge(&one);
         assert_eq!((sum.by_class[2], sum.auth_successes, sum.duration.count()), (2, 2, 2));
+        assert_eq!((sum.near_hits, sum.near_misses), (2, 2));
         assert_eq!((sum.refreshes(Refresh::Reuse), sum.refreshes(Refresh::Rotated)), (2, 0));
     }
 }

@@ -3,16 +3,21 @@
 //! The danger of such a cache is a fill that an invalidation overtook: the value was read, the session was revoked,
 //! the revocation arrived, and only then the old value was stored. So a read is begun with a ticket that notes the
 //! state of three counters, and every later look at the entry compares them again: one cell for the session, one for
-//! its user, one for everything. An invalidation only raises a cell; it needs no index and cannot come too early.
-//! Cells are shared by hash, so an invalidation may also drop a few strangers: they are simply read again.
+//! its user, one for its Redis slot. An invalidation only raises a cell; it needs no index and cannot come too early.
+//! Cells of sessions and users are shared by hash, so an invalidation may also drop a few strangers: they are simply
+//! read again. Slots have a cell each, so that a lost node leaves the sessions of all others as they were.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::hash::{BuildHasher, Hasher};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, UnitWeighter};
 use siphasher::sip::SipHasher13;
 
+use super::layout::SessionKey;
 use super::record::LoadedSession;
+use super::steer::{REDIS_SLOTS, session_slot};
 use crate::{Entropy, Millis, SessionId, Timestamp, UserId};
 
 /// Entries are believed for this long after the store was asked, whatever else happens.
@@ -23,26 +28,34 @@ const CELLS: usize = 16_384;
 
 /// Positive entries only, bounded by count. `Sync`: one for the process.
 pub struct NearCache {
-    entries: Cache<SessionId, NearEntry, UnitWeighter, Keyed, DefaultLifecycle<SessionId, NearEntry>>,
+    entries: Cache<SessionId, Kept, UnitWeighter, MixKey, DefaultLifecycle<SessionId, Kept>>,
+    capacity: usize,
     sessions: Box<[AtomicU32]>,
     users: Box<[AtomicU32]>,
-    /// Raised by `flush`: every entry and every ticket is void.
-    flushed: AtomicU32,
-    /// Raised by `disconnected`: entries from before are unverified.
-    disconnects: AtomicU32,
-    connected: AtomicBool,
-    hash: Keyed,
+    slots: Box<[SlotCell]>,
+    invalidations: AtomicU64,
+    mix: MixKey,
+    /// SipHash-1-3 under a random key, so that nobody who picks a user id can make it collide with another.
+    user_key: [u8; 16],
 }
 
-/// What is kept of a validated session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a validated session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearEntry {
-    pub user: UserId,
     pub epoch: u64,
     pub expires_at: Timestamp,
-    pub generation: u32,
     pub checked_at: Timestamp,
+    pub generation: u32,
+}
+
+/// An entry as it is stored: no pointer in it, so that a hit costs one place in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    entry: NearEntry,
+    slot: u16,
     stamp: Stamp,
+    /// The user, as 64 keyed bits: the token that is held against it was signed here and names its user itself.
+    user: UserTag,
 }
 
 /// The counters as a read saw them before it asked the store.
@@ -50,20 +63,27 @@ pub struct NearEntry {
 struct Stamp {
     session: u32,
     user: u32,
-    flushed: u32,
-    disconnects: u32,
+    slot: SlotState,
 }
 
 /// Permission to store the answer of a read, unless an invalidation comes in between.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     id: SessionId,
-    user: UserId,
+    user: UserTag,
+    slot: u16,
     stamp: Stamp,
 }
 
+impl Ticket {
+    /// The session that the store is asked about.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+}
+
 /// What a look into the near cache finds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// As good as the store's own answer.
     Verified(NearEntry),
@@ -75,97 +95,138 @@ pub enum Found {
 impl NearCache {
     /// For at most `capacity` sessions (at least 1).
     pub fn new(capacity: usize, entropy: &mut Entropy) -> NearCache {
-        let hash = Keyed { key: entropy.bytes() };
+        let mix = MixKey(entropy.next_u64(), entropy.next_u64());
         let capacity = capacity.max(1);
         let cells = || (0..CELLS).map(|_| AtomicU32::new(0)).collect();
         let options =
             OptionsBuilder::new().estimated_items_capacity(capacity.min(1024)).weight_capacity(capacity as u64).build();
         let entries = match options {
-            Ok(options) => Cache::with_options(options, UnitWeighter, hash.clone(), DefaultLifecycle::default()),
-            Err(_) => Cache::with(1024, capacity as u64, UnitWeighter, hash.clone(), DefaultLifecycle::default()),
+            Ok(options) => Cache::with_options(options, UnitWeighter, mix, DefaultLifecycle::default()),
+            Err(_) => Cache::with(1024, capacity as u64, UnitWeighter, mix, DefaultLifecycle::default()),
         };
         NearCache {
             entries,
+            capacity,
             sessions: cells(),
             users: cells(),
-            flushed: AtomicU32::new(0),
-            disconnects: AtomicU32::new(0),
-            connected: AtomicBool::new(true),
-            hash,
+            slots: (0..REDIS_SLOTS).map(|_| SlotCell::default()).collect(),
+            invalidations: AtomicU64::new(0),
+            mix,
+            user_key: entropy.bytes(),
         }
     }
 
     /// What is known of `id`, which a token says is `user`'s.
     pub fn find(&self, id: SessionId, user: &UserId, now: Timestamp) -> Found {
-        let Some(entry) = self.entries.get(&id) else { return Found::Nothing };
-        let current = self.stamp(id, user);
-        let void = entry.stamp.session != current.session
-            || entry.stamp.user != current.user
-            || entry.stamp.flushed != current.flushed
-            || now.since(entry.checked_at) >= MAX_AGE
-            || entry.user != *user;
+        let Some(kept) = self.entries.get(&id) else { return Found::Nothing };
+        let user = self.user_tag(user);
+        let current = self.stamp(id, user, kept.slot);
+        let void = kept.user != user
+            || kept.stamp.session != current.session
+            || kept.stamp.user != current.user
+            || kept.stamp.slot.voided != current.slot.voided
+            || now.since(kept.entry.checked_at) >= MAX_AGE;
         if void {
             self.entries.remove(&id);
             return Found::Nothing;
         }
-        if entry.stamp.disconnects != current.disconnects {
-            return Found::Unverified(entry);
+        if kept.stamp.slot.link != current.slot.link {
+            return Found::Unverified(kept.entry);
         }
-        Found::Verified(entry)
+        Found::Verified(kept.entry)
     }
 
     /// Before the store is asked about `id`.
     pub fn begin(&self, id: SessionId, user: &UserId) -> Ticket {
-        Ticket { id, user: user.clone(), stamp: self.stamp(id, user) }
+        let (user, slot) = (self.user_tag(user), session_slot(id));
+        Ticket { id, user, slot, stamp: self.stamp(id, user, slot) }
     }
 
-    /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, or there is nothing
-    /// positive to keep.
+    /// Whether what was kept still holds, in the cache or not: nothing was invalidated since, and it is not too old.
+    pub fn holds(&self, id: SessionId, kept: &Kept, now: Timestamp) -> bool {
+        kept.stamp == self.stamp(id, kept.user, kept.slot)
+            && now < kept.entry.expires_at
+            && now.since(kept.entry.checked_at) < MAX_AGE
+    }
+
+    /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, nobody would tell of a
+    /// revocation, or there is nothing positive to keep.
     pub fn fill(&self, ticket: &Ticket, loaded: &LoadedSession) -> bool {
-        let fresh = self.connected.load(Ordering::Acquire)
-            && loaded.live
-            && loaded.user == ticket.user
-            && ticket.stamp == self.stamp(ticket.id, &ticket.user);
-        if fresh {
-            let entry = NearEntry {
-                user: loaded.user.clone(),
-                epoch: loaded.epoch,
-                expires_at: loaded.expires_at,
-                generation: loaded.generation,
-                checked_at: loaded.checked_at,
-                stamp: ticket.stamp,
-            };
-            self.entries.insert(ticket.id, entry);
+        self.keep(ticket, loaded).is_some()
+    }
+
+    /// As `fill`, with what was stored.
+    pub fn keep(&self, ticket: &Ticket, loaded: &LoadedSession) -> Option<Kept> {
+        let fresh = loaded.live
+            && ticket.stamp.slot.is_connected()
+            && self.user_tag(&loaded.user) == ticket.user
+            && ticket.stamp == self.stamp(ticket.id, ticket.user, ticket.slot);
+        if !fresh {
+            return None;
         }
-        fresh
+        let entry = NearEntry {
+            epoch: loaded.epoch,
+            expires_at: loaded.expires_at,
+            checked_at: loaded.checked_at,
+            generation: loaded.generation,
+        };
+        // An invalidation from here on finds the stamp old, and so voids what is stored after it.
+        let kept = Kept { entry, slot: ticket.slot, stamp: ticket.stamp, user: ticket.user };
+        self.entries.insert(ticket.id, kept);
+        Some(kept)
     }
 
     /// One session changed.
     pub fn invalidate(&self, id: SessionId) {
         self.session_cell(id).fetch_add(1, Ordering::AcqRel);
         self.entries.remove(&id);
+        self.invalidations.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A user's epoch changed: every entry of theirs is void.
     pub fn invalidate_user(&self, user: &UserId) {
-        self.user_cell(user).fetch_add(1, Ordering::AcqRel);
+        self.user_cell(self.user_tag(user)).fetch_add(1, Ordering::AcqRel);
+        self.invalidations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Everything is void, with every ticket: FLUSHALL, or slots moved to another node.
+    /// A Redis key changed: what rests on it is void. The index of a user, and a key that is none of ours, say nothing
+    /// about any entry.
+    pub fn invalidate_key(&self, key: &[u8]) {
+        match SessionKey::parse(key) {
+            Some(SessionKey::Record(id) | SessionKey::State(id)) => self.invalidate(id),
+            Some(SessionKey::Epoch(user)) => self.invalidate_user(&user),
+            Some(SessionKey::Index(_)) | None => {}
+        }
+    }
+
+    /// Everything is void, with every ticket: FLUSHALL.
     pub fn flush(&self) {
-        self.flushed.fetch_add(1, Ordering::AcqRel);
+        self.slots.iter().for_each(SlotCell::void);
         self.entries.clear();
+        self.invalidations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The invalidation channel is lost: entries become unverified and nothing is filled until `connected`.
-    pub fn disconnected(&self) {
-        self.connected.store(false, Ordering::Release);
-        self.disconnects.fetch_add(1, Ordering::AcqRel);
+    /// Entries and tickets of these Redis slots are void: they moved to another node.
+    pub fn flush_slots(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::void);
+        self.invalidations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The invalidation channel is up again. Entries from before stay unverified.
-    pub fn connected(&self) {
-        self.connected.store(true, Ordering::Release);
+    /// The invalidation channel of these Redis slots is lost: their entries become unverified and nothing of them is
+    /// filled until `connected`. Saying it twice needs `connected` once.
+    pub fn disconnected(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::disconnect);
+    }
+
+    /// The invalidation channel of these Redis slots is up again. Entries and tickets from before stay unverified.
+    pub fn connected(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::connect);
+    }
+
+    /// Some of what was read of these Redis slots may have changed without a word (a replica that fell behind): their
+    /// entries become unverified, and their tickets void. Whether the channel is up stays as it is.
+    pub fn doubted(&self, slots: &[RangeInclusive<u16>]) {
+        self.each_slot(slots, SlotCell::doubt);
     }
 
     /// Entries held, for metrics.
@@ -177,43 +238,151 @@ impl NearCache {
         self.len() == 0
     }
 
-    fn stamp(&self, id: SessionId, user: &UserId) -> Stamp {
+    /// The most entries held.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Invalidations and flushes since the start, for metrics.
+    pub fn invalidations(&self) -> u64 {
+        self.invalidations.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken, cells included, without the allocator's own.
+    pub fn memory(&self) -> usize {
+        self.entries.memory_used().total()
+            + size_of_val(&*self.sessions)
+            + size_of_val(&*self.users)
+            + size_of_val(&*self.slots)
+    }
+
+    fn each_slot(&self, slots: &[RangeInclusive<u16>], change: fn(&SlotCell)) {
+        for range in slots {
+            let end = (usize::from(*range.end()) + 1).min(REDIS_SLOTS);
+            self.slots.get(usize::from(*range.start())..end).into_iter().flatten().for_each(change);
+        }
+    }
+
+    fn stamp(&self, id: SessionId, user: UserTag, slot: u16) -> Stamp {
         Stamp {
             session: self.session_cell(id).load(Ordering::Acquire),
             user: self.user_cell(user).load(Ordering::Acquire),
-            flushed: self.flushed.load(Ordering::Acquire),
-            disconnects: self.disconnects.load(Ordering::Acquire),
+            slot: self.slots[usize::from(slot) % REDIS_SLOTS].state(),
         }
     }
 
     fn session_cell(&self, id: SessionId) -> &AtomicU32 {
-        &self.sessions[self.hash.of(&id.0) % CELLS]
+        &self.sessions[self.mix.of(&id.0) as usize % CELLS]
     }
 
-    fn user_cell(&self, user: &UserId) -> &AtomicU32 {
-        &self.users[self.hash.of(user.as_str().as_bytes()) % CELLS]
+    fn user_cell(&self, user: UserTag) -> &AtomicU32 {
+        &self.users[user.0 as usize % CELLS]
     }
-}
 
-/// SipHash-1-3 under a random key, so that nobody who picks ids can make them collide.
-#[derive(Clone)]
-struct Keyed {
-    key: [u8; 16],
-}
-
-impl Keyed {
-    fn of(&self, bytes: &[u8]) -> usize {
-        SipHasher13::new_with_key(&self.key).hash(bytes) as usize
+    fn user_tag(&self, user: &UserId) -> UserTag {
+        UserTag(SipHasher13::new_with_key(&self.user_key).hash(user.as_str().as_bytes()))
     }
 }
 
-impl std::hash::BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.key)
+/// A user's id as a keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UserTag(u64);
+
+/// One Redis slot: how often it was voided (high half), and the state of its invalidation channel (low half), which is
+/// odd while the channel is lost and never the same again after a loss.
+#[derive(Default)]
+struct SlotCell(AtomicU64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SlotState {
+    voided: u32,
+    link: u32,
+}
+
+impl SlotState {
+    fn is_connected(self) -> bool {
+        self.link.is_multiple_of(2)
     }
 }
 
+impl SlotCell {
+    fn state(&self) -> SlotState {
+        let both = self.0.load(Ordering::Acquire);
+        SlotState { voided: (both >> 32) as u32, link: both as u32 }
+    }
+
+    fn void(&self) {
+        self.change(|state| SlotState { voided: state.voided.wrapping_add(1), ..state });
+    }
+
+    fn disconnect(&self) {
+        self.change(|state| {
+            // Lost once more while lost: a ticket taken in between must not pass for a newer one.
+            let step = if state.is_connected() { 1 } else { 2 };
+            SlotState { link: state.link.wrapping_add(step), ..state }
+        });
+    }
+
+    fn doubt(&self) {
+        self.change(|state| SlotState { link: state.link.wrapping_add(2), ..state });
+    }
+
+    fn connect(&self) {
+        self.change(|state| SlotState { link: state.link.wrapping_add(u32::from(!state.is_connected())), ..state });
+    }
+
+    fn change(&self, next: impl Fn(SlotState) -> SlotState) {
+        let update = |both: u64| {
+            let state = next(SlotState { voided: (both >> 32) as u32, link: both as u32 });
+            Some(u64::from(state.voided) << 32 | u64::from(state.link))
+        };
+        // It always has a next value, so it cannot fail.
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
+    }
+}
+
+/// Two random words to mix ids with. Ids are drawn at random and only signed ones get here, so a multiplication is as
+/// good as SipHash and costs a third of it.
+#[derive(Clone, Copy)]
+struct MixKey(u64, u64);
+
+impl MixKey {
+    fn of(self, bytes: &[u8]) -> u64 {
+        let mut mix = self.build_hasher();
+        mix.write(bytes);
+        mix.finish()
+    }
+}
+
+impl BuildHasher for MixKey {
+    type Hasher = Mix;
+    fn build_hasher(&self) -> Mix {
+        Mix { state: self.0, factor: self.1 | 1 }
+    }
+}
+
+struct Mix {
+    state: u64,
+    factor: u64,
+}
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            let product = u128::from(self.state ^ u64::from_le_bytes(word)) * u128::from(self.factor);
+            self.state = product as u64 ^ (product >> 64) as u64;
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.state
+    }
+}
+
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +431,8 @@ mod tests {
             (|c: &NearCache| c.invalidate(ID)) as fn(&NearCache),
             |c| c.invalidate_user(&user()),
             NearCache::flush,
-            NearCache::disconnected,
+            |c| c.disconnected(&[0..=16_383]),
+            |c| c.flush_slots(&[0..=16_383]),
         ] {
             let cache = cache();
             let ticket = cache.begin(ID, &user());
@@ -288,13 +458,46 @@ mod tests {
     fn a_disconnect_leaves_entries_unverified_and_refuses_fills_until_connected() {
         let cache = cache();
         filled(&cache);
-        cache.disconnected();
+        cache.disconnected(&[0..=16_383]);
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
         let ticket = cache.begin(ID, &user());
         assert!(!cache.fill(&ticket, &loaded(0)), "nobody would tell us of a revocation");
-        cache.connected();
+        cache.connected(&[0..=16_383]);
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
         filled(&cache);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_doubt_makes_entries_unverified_and_tickets_void_and_leaves_the_channel_as_it_is() {
+        let cache = cache();
+        filled(&cache);
+        let ticket = cache.begin(ID, &user());
+        cache.doubted(&[0..=16_383]);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
+        assert!(!cache.fill(&ticket, &loaded(0)));
+        filled(&cache);
+        cache.disconnected(&[0..=16_383]);
+        cache.doubted(&[0..=16_383]);
+        assert!(!cache.fill(&cache.begin(ID, &user()), &loaded(0)), "still lost");
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn what_was_kept_holds_without_a_place_in_the_cache_until_an_invalidation_or_a_minute_later() {
+        for invalidate in [
+            (|c: &NearCache| c.invalidate(ID)) as fn(&NearCache),
+            |c| c.invalidate_user(&user()),
+            NearCache::flush,
+            |c| c.disconnected(&[0..=16_383]),
+        ] {
+            let cache = cache();
+            let kept = cache.keep(&cache.begin(ID, &user()), &loaded(0)).unwrap();
+            cache.entries.clear();
+            assert_eq!(cache.find(ID, &user(), Timestamp(1)), Found::Nothing, "evicted");
+            assert!(cache.holds(ID, &kept, Timestamp(59_999)));
+            assert!(!cache.holds(ID, &kept, Timestamp(60_000)));
+            invalidate(&cache);
+            assert!(!cache.holds(ID, &kept, Timestamp(1)));
+        }
     }
 
     #[wasm_bindgen_test(unsupported = test)]
@@ -314,40 +517,64 @@ mod tests {
     }
 
     #[wasm_bindgen_test(unsupported = test)]
-    fn no_interleaving_serves_a_session_after_its_invalidation_arrived() {
-        // One session, several readers at different points of begin → read → fill, revocations in between.
-        for seed in 0..500 {
-            let mut entropy = Entropy::for_tests(seed);
+    fn a_lost_node_leaves_the_sessions_of_other_slots_verified() {
+        let cache = cache();
+        let slot = session_slot(ID);
+        filled(&cache);
+        let others = [0..=slot - 1, slot + 1..=16_383];
+        cache.disconnected(&others);
+        cache.flush_slots(&others);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Verified(_)));
+        cache.disconnected(&[slot..=slot]);
+        cache.connected(&others);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
+        assert!(!cache.fill(&cache.begin(ID, &user()), &loaded(0)), "its own slot is still lost");
+        cache.connected(&[slot..=slot]);
+        filled(&cache);
+        cache.flush_slots(&[slot..=slot]);
+        assert_eq!(cache.find(ID, &user(), Timestamp(1)), Found::Nothing);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_ticket_from_before_or_during_a_loss_is_void_after_it() {
+        let all = [0..=16_383];
+        let cache = cache();
+        let before = cache.begin(ID, &user());
+        cache.disconnected(&all);
+        let during = cache.begin(ID, &user());
+        cache.disconnected(&all);
+        cache.connected(&all);
+        assert!(!cache.fill(&before, &loaded(0)));
+        assert!(!cache.fill(&during, &loaded(0)));
+        filled(&cache);
+        cache.connected(&all);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Verified(_)), "saying it twice changes nothing");
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn the_name_of_a_changed_key_voids_what_rests_on_it_and_nothing_else() {
+        for name in [format!("session:{ID}"), format!("{{session:{ID}}}:rt"), "{user:42}:epoch".to_owned()] {
             let cache = cache();
-            let mut revoked_at_version = 0u32; // how many invalidations arrived
-            let mut readers: Vec<Option<(Ticket, u32)>> = vec![None; 4];
-            let mut filled_version = None;
-            for step in 0..60 {
-                let who = entropy.below(4) as usize;
-                match entropy.below(4) {
-                    0 => readers[who] = Some((cache.begin(ID, &user()), revoked_at_version)),
-                    1 => {
-                        if let Some((ticket, version)) = readers[who].take()
-                            && cache.fill(&ticket, &loaded(step))
-                        {
-                            filled_version = Some(version);
-                        }
-                    }
-                    2 => {
-                        match entropy.below(3) {
-                            0 => cache.invalidate(ID),
-                            1 => cache.invalidate_user(&user()),
-                            _ => cache.flush(),
-                        }
-                        revoked_at_version += 1;
-                    }
-                    _ => {
-                        if let Found::Verified(_) = cache.find(ID, &user(), Timestamp(step)) {
-                            assert_eq!(filled_version, Some(revoked_at_version), "seed {seed}");
-                        }
-                    }
-                }
+            filled(&cache);
+            for other in ["{user:42}:sessions", "session:nonsense", "other", "", "{user:43}:epoch"] {
+                cache.invalidate_key(other.as_bytes());
             }
+            assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Verified(_)), "{name}");
+            let ticket = cache.begin(ID, &user());
+            cache.invalidate_key(name.as_bytes());
+            assert_eq!(cache.find(ID, &user(), Timestamp(1)), Found::Nothing, "{name}");
+            assert!(!cache.fill(&ticket, &loaded(0)), "{name}");
         }
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_range_ends_at_the_last_slot_and_an_empty_one_means_nothing() {
+        let cache = cache();
+        filled(&cache);
+        #[allow(clippy::reversed_empty_ranges)]
+        cache.disconnected(&[16_384..=u16::MAX, 9..=4]);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Verified(_)));
+        cache.disconnected(&[0..=u16::MAX]);
+        assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
     }
 }

@@ -4,6 +4,7 @@
 //! low three bits of a UUID's last six hex digits exactly sixteen put `session:<uuid>` into any wanted slot, and they
 //! are found by elimination instead of trial. The id stays a valid UUIDv4; it discloses the 14 bits of the slot.
 
+use super::layout::user_tag;
 use crate::{Entropy, SessionId, UserId};
 
 /// Free bits: the low three of each of the last six hex digits.
@@ -11,12 +12,21 @@ const FREE_BITS: usize = 18;
 /// Redis Cluster has 2¹⁴ slots.
 const SLOT_BITS: usize = 14;
 const SLOT_MASK: u16 = (1 << SLOT_BITS) - 1;
+/// How many slots Redis Cluster has.
+pub const REDIS_SLOTS: usize = 1 << SLOT_BITS;
 /// `session:` and the 36 characters of a hyphenated UUID.
 const KEY_LENGTH: usize = 44;
 
 /// The Redis slot of a key without a hash tag: CRC16/XMODEM mod 16384 (Redis Cluster specification).
 pub fn redis_slot(key: &[u8]) -> u16 {
-    crc16(key) & SLOT_MASK
+    crc16(0, key) & SLOT_MASK
+}
+
+/// The Redis slot of all keys of a session, and of its user if the id was steered. Allocates nothing.
+pub fn session_slot(id: SessionId) -> u16 {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let text = uuid::Uuid::from_bytes(id.0).hyphenated().encode_lower(&mut text);
+    crc16(AFTER_PREFIX, text.as_bytes()) & SLOT_MASK
 }
 
 /// A random UUIDv4 whose `session:<uuid>` has the Redis slot of `user:<U>`; one of the sixteen at random.
@@ -27,8 +37,8 @@ pub fn steer_session_id(user: &UserId, entropy: &mut Entropy) -> SessionId {
     for byte in &mut bytes[13..] {
         *byte = 0;
     }
-    let wanted = redis_slot(format!("user:{}", user.key_form()).as_bytes());
-    let have = redis_slot(format!("session:{}", SessionId(bytes)).as_bytes());
+    let wanted = redis_slot(user_tag(user).as_bytes());
+    let have = session_slot(SessionId(bytes));
     let mut choice = SOLVER.particular((wanted ^ have) & SLOT_MASK);
     let pick = entropy.next_u64();
     for (bit, kernel) in SOLVER.kernel.iter().enumerate() {
@@ -44,16 +54,30 @@ pub fn steer_session_id(user: &UserId, entropy: &mut Entropy) -> SessionId {
     SessionId(bytes)
 }
 
-const fn crc16(bytes: &[u8]) -> u16 {
-    let mut crc = 0u16;
-    let mut i = 0;
-    while i < bytes.len() {
-        crc ^= (bytes[i] as u16) << 8;
+/// The checksum's state after `session:`.
+const AFTER_PREFIX: u16 = crc16(0, b"session:");
+
+/// The checksum of each byte: a table, because every miss of the near cache asks for a slot.
+static TABLE: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
             bit += 1;
         }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+const fn crc16(mut crc: u16, bytes: &[u8]) -> u16 {
+    let mut i = 0;
+    while i < bytes.len() {
+        crc = (crc << 8) ^ TABLE[((crc >> 8) ^ bytes[i] as u16) as usize];
         i += 1;
     }
     crc
@@ -79,7 +103,7 @@ impl Solver {
         while bit < FREE_BITS {
             let mut difference = [0u8; KEY_LENGTH];
             difference[KEY_LENGTH - 1 - bit / 3] = 1 << (bit % 3);
-            effect[bit] = crc16(&difference) & SLOT_MASK;
+            effect[bit] = crc16(0, &difference) & SLOT_MASK;
             combination[bit] = 1 << bit;
             bit += 1;
         }
@@ -129,7 +153,7 @@ mod tests {
 
     #[wasm_bindgen_test(unsupported = test)]
     fn the_checksum_is_redis_clusters() {
-        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(crc16(0, b"123456789"), 0x31c3);
     }
 
     #[wasm_bindgen_test(unsupported = test)]
@@ -138,10 +162,9 @@ mod tests {
         for n in 0..2_000u32 {
             let user = UserId::new(&format!("user {n} ü")).unwrap();
             let id = steer_session_id(&user, &mut entropy);
-            assert_eq!(
-                redis_slot(format!("session:{id}").as_bytes()),
-                redis_slot(format!("user:{}", user.key_form()).as_bytes())
-            );
+            let wanted = redis_slot(format!("user:{}", user.key_form()).as_bytes());
+            assert_eq!(redis_slot(format!("session:{id}").as_bytes()), wanted);
+            assert_eq!(session_slot(id), wanted);
             let text = id.to_string();
             assert_eq!(text.as_bytes()[14], b'4');
             assert!(b"89ab".contains(&text.as_bytes()[19]));

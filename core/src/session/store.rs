@@ -57,9 +57,12 @@ pub enum StoreOutcome {
     Mismatch(Box<RefreshState>, u64),
     State(Box<RefreshState>, u64),
     Missing,
-    /// `count` sessions ended; `replicated` says that enough replicas have it (always true where there are none).
     Revoked {
-        count: u32,
+        /// The sessions that ended now: those that had ended before are not named again.
+        ended: Vec<SessionId>,
+        /// The user's epoch after a `RevokeAll`.
+        epoch: Option<u64>,
+        /// Enough replicas have it; always true where there are none.
         replicated: bool,
     },
     Listed(Vec<SessionRow>),

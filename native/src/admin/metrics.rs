@@ -1,8 +1,11 @@
 //! What the gateway counts, as text with OTel's names.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use edgekeep_core::metrics::{Cells, Exposition, Kind, Refresh, TextFormat};
 
 use crate::gateway::{Shared, clock};
+use crate::store::redis::{Redis, UNREPLICATED};
 
 pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> String {
     let mut sum = Cells::default();
@@ -30,8 +33,33 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     for how in Refresh::ALL {
         out.sample(&[("outcome", how.name())], sum.refreshes(how) as f64);
     }
+    let help = "Upgraded connections and streams that were closed because their session had ended.";
+    out.family("edgekeep_streams_cut", Kind::Counter, None, help);
+    out.sample(&[], sum.streams_cut as f64);
+    let told = shared.notify.counted();
+    out.family("edgekeep_edge_tombstones_posted", Kind::Counter, None, "Tombstones that a Worker of edge.notify took.");
+    out.sample(&[], told.posted as f64);
+    let help = "Tombstones given up: too many waited for a Worker, or their time was over.";
+    out.family("edgekeep_edge_tombstones_dropped", Kind::Counter, None, help);
+    out.sample(&[], told.dropped as f64);
+    let help = "Tombstones that a Worker of edge.notify has not taken yet.";
+    out.family("edgekeep_edge_tombstones_pending", Kind::Gauge, None, help);
+    out.sample(&[], told.pending as f64);
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
+    out.family("edgekeep_near_cache_capacity", Kind::Gauge, None, "The most sessions the near cache holds.");
+    out.sample(&[], shared.live.near.capacity() as f64);
+    out.family("edgekeep_near_cache_bytes", Kind::Gauge, Some("bytes"), "Memory taken by the near cache.");
+    out.sample(&[], shared.live.near.memory() as f64);
+    out.family("edgekeep_near_cache_lookups", Kind::Counter, None, "Looks into the near cache for a session.");
+    out.sample(&[("outcome", "hit")], sum.near_hits as f64);
+    out.sample(&[("outcome", "miss")], sum.near_misses as f64);
+    out.family("edgekeep_near_cache_invalidations", Kind::Counter, None, "Invalidations and flushes that came.");
+    out.sample(&[], shared.live.near.invalidations() as f64);
+
+    if let Some(redis) = shared.store.redis() {
+        store_in_redis(&mut out, redis);
+    }
 
     let rules = shared.rules.load();
     if let Some(map) = rules.map() {
@@ -49,4 +77,40 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
         out.sample(&labels, f64::from(u8::from(origin.state.standing(now).is_available())));
     }
     out.finish()
+}
+
+fn store_in_redis(out: &mut Exposition, redis: &Redis) {
+    let counters = redis.counters();
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    out.family(
+        "edgekeep_store_unreplicated",
+        Kind::Counter,
+        None,
+        "Writes that were answered although fewer than store.wait_replicas have them: a failover may lose them.",
+    );
+    for (op, counter) in UNREPLICATED.iter().zip(&counters.unreplicated) {
+        out.sample(&[("op", op)], read(counter));
+    }
+    for (name, help, counter) in [
+        ("edgekeep_store_redirects", "Redirections by Redis Cluster that were followed.", &counters.redirected),
+        ("edgekeep_store_retries", "Calls that were repeated.", &counters.retried),
+        ("edgekeep_store_unavailable", "Calls that found no store.", &counters.unavailable),
+        ("edgekeep_store_feeds_lost", "Connections for invalidations that were lost.", &counters.feeds_lost),
+        ("edgekeep_store_invalidations", "Keys that Redis told of a change.", &counters.invalidations),
+        ("edgekeep_store_slot_maps", "Maps of Redis slots that were taken over.", &counters.maps),
+    ] {
+        out.family(name, Kind::Counter, None, help);
+        out.sample(&[], read(counter));
+    }
+    out.family(
+        "edgekeep_store_pending_revocations",
+        Kind::Gauge,
+        None,
+        "Revocations answered 202 that are still being repeated.",
+    );
+    out.sample(&[], read(&counters.pending));
+    out.family("edgekeep_store_server_up", Kind::Gauge, None, "1 while a Redis server tells of revocations.");
+    for (server, up) in redis.servers() {
+        out.sample(&[("server", &server)], f64::from(u8::from(up)));
+    }
 }

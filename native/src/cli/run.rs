@@ -7,13 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use edgekeep_core::Entropy;
+use edgekeep_core::config::StoreKind;
 use edgekeep_core::exchange::Secrets;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
 use super::{Failure, files, log};
 use crate::admin::{Admin, serve_admin};
-use crate::gateway::{Gateway, Shared, listen};
+use crate::gateway::{Gateway, Shared, listen, seed};
+use crate::notify;
+
+/// How long a gateway that ends goes on telling Workers of revocations.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How to start.
 pub struct Start {
@@ -40,15 +46,24 @@ pub fn run(
         tracing::warn!("{warning}");
     }
     let (admin_listener, admin_token) = admin_side(&settings)?;
-    let (keys, fresh) = files::keys(&settings.path(&settings.config.session.keys), settings.config.session.algorithm)?;
+    let key_file = settings.path(&settings.config.session.keys);
+    let (keys, fresh) = match settings.config.store.kind {
+        StoreKind::Embedded => files::keys(&key_file, settings.config.session.algorithm)?,
+        // Others share the store: keys that only this gateway has would log their users out.
+        StoreKind::Redis => (files::existing_keys(&key_file)?, false),
+    };
     if fresh {
-        tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
+        tracing::info!(path = %key_file.display(), "made a new key file");
     }
     let live = Arc::new(settings.live()?);
     let store = settings.store(&live)?;
     let map = settings.shard_map(&store)?;
     let rules = Arc::new(ArcSwap::new(settings.rules(keys, map, secrets, &live)?));
-    let shared = Shared { rules, live, store };
+    if !settings.config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
+        tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
+    }
+    let (notify, revocations) = notify::channel();
+    let shared = Shared { rules, live, store, notify };
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
@@ -56,6 +71,7 @@ pub fn run(
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
         let gateway = Arc::new(Gateway::start(&shared)?);
+        tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));
         let admin = Rc::new(Admin { shared: shared.clone(), gateway: gateway.clone(), token: admin_token });
         tokio::task::spawn_local(serve_admin(admin, tokio::net::TcpListener::from_std(admin_listener)?));
         let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
@@ -84,6 +100,8 @@ pub fn run(
             _ = terminate.recv() => tracing::warn!("a second signal: not waiting any longer"),
             _ = interrupt.recv() => tracing::warn!("a second signal: not waiting any longer"),
         }
+        // What was revoked last is told still; Workers that do not answer find out by themselves.
+        let _ = tokio::time::timeout(LAST_WORDS, shared.notify.settled()).await;
         shared.store.close();
         match failed {
             Some(error) => Err(error.into()),
@@ -136,6 +154,9 @@ fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Re
     // A running gateway never makes keys: a mistyped path would log everybody out.
     let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
     let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
+    if let Some(redis) = shared.store.redis() {
+        redis.set_lifetimes(new.lifetimes());
+    }
     shared.rules.store(new.rules(keys, map, new.secrets()?, &shared.live)?);
     for warning in new.not_in_force() {
         tracing::warn!("{warning}");

@@ -15,6 +15,7 @@ use edgekeep_core::token::KeyRing;
 use super::{Failure, files};
 use crate::gateway::seed;
 use crate::store::Store;
+use crate::store::redis::{Lifetimes, Login};
 
 /// A configuration with the folder that its paths are relative to.
 #[derive(Clone, Debug)]
@@ -51,9 +52,6 @@ impl Settings {
         if config.server.proxy_protocol {
             refuse("server.proxy_protocol", "is not built yet");
         }
-        if config.store.kind == StoreKind::Redis {
-            refuse("store.kind", "\"redis\" is not built yet; use \"embedded\"");
-        }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
         }
@@ -89,7 +87,6 @@ impl Settings {
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
-        warn(!config.edge.notify.is_empty(), "edge.notify", "Workers learn of a revocation within 60 s");
         warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
             "an origin's name is resolved at each new connection"
         });
@@ -110,8 +107,29 @@ impl Settings {
     }
 
     pub fn store(&self, live: &Live) -> Result<Store, Failure> {
-        let timeout = Duration::from_millis(self.config.store.timeout.0);
-        Ok(Store::open_embedded(&self.path(&self.config.store.path), live.near.clone(), timeout)?)
+        let config = &self.config.store;
+        let timeout = Duration::from_millis(config.timeout.0);
+        if config.kind == StoreKind::Embedded {
+            return Ok(Store::open_embedded(&self.path(&config.path), live.near.clone(), timeout)?);
+        }
+        let login = Login {
+            seeds: config.nodes.iter().map(|node| format!("{}:{}", node.host, node.port)).collect(),
+            cluster: config.cluster,
+            tls: config.nodes.iter().any(|node| node.tls),
+            username: config.username.clone(),
+            password: files::configured(&config.password, "store.password", &self.base)?,
+            timeout,
+            wait_replicas: config.wait_replicas,
+            read_from_replicas: config.read_from_replicas,
+            ..Login::default()
+        };
+        Ok(Store::open_redis(login, live.near.clone(), self.lifetimes())?)
+    }
+
+    /// How long what is in Redis lives.
+    pub fn lifetimes(&self) -> Lifetimes {
+        let session = &self.config.session;
+        Lifetimes { dead_mark: session.access_ttl + session.leeway, epoch: session.refresh_ttl }
     }
 
     /// The stored shard map, or the first one, made of `[shards.users]`. From then on the stored one rules.
@@ -151,8 +169,7 @@ impl Settings {
             None => ShardKey(seed()?.first_chunk().copied().unwrap_or_default()),
         };
         let map = ShardMap::first(hash, key, count, pins);
-        store.put_shard_map(&map)?;
-        Ok(map)
+        Ok(store.first_shard_map(map)?)
     }
 
     pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {

@@ -9,11 +9,11 @@ use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::probes::Pattern;
+use super::probes::{Events, Pattern};
 use super::store::{MAX_BODY, StoreError};
 
 /// A response of a demo origin.
-pub type Answer = Response<Either<Full<Bytes>, Pattern>>;
+pub type Answer = Response<Either<Full<Bytes>, Either<Pattern, Events>>>;
 
 /// Why a demo origin does not do as asked.
 #[derive(Debug, Error)]

@@ -135,7 +135,11 @@ impl Origin {
             ["stream", bytes] => probes::stream(bytes, request).await,
             ["status", code] => probes::status(&self.id, code, request).await,
             ["slow", millis] => probes::slow(&self.id, millis, request).await,
-            ["ws"] => probes::upgrade(request, self.ended.clone()),
+            ["events", millis, ..] => {
+                reading(request)?;
+                probes::events(millis)
+            }
+            ["ws", ..] => probes::upgrade(request, self.ended.clone()),
             _ => Err(Refusal::NotFound),
         }
     }

@@ -1,5 +1,5 @@
 //! Paths that show or provoke something: what reached the origin (`/echo`), long bodies (`/stream`), statuses
-//! (`/status`), waiting (`/slow`) and an upgraded connection (`/ws`).
+//! (`/status`), waiting (`/slow`), an upgraded connection (`/ws`) and an answer without an end (`/events`).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -69,7 +69,7 @@ pub async fn stream(bytes: &str, request: &mut Request<Incoming>) -> Result<Answ
     } else {
         let mut answer = empty(StatusCode::OK);
         let length_known = request.uri().query() != Some("framing=chunked");
-        *answer.body_mut() = Either::Right(Pattern { left: bytes, length_known });
+        *answer.body_mut() = Either::Right(Either::Left(Pattern { left: bytes, length_known }));
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         answer
     };
@@ -148,6 +148,36 @@ impl Body for Pattern {
 
     fn size_hint(&self) -> SizeHint {
         if self.length_known { SizeHint::with_exact(self.left) } else { SizeHint::default() }
+    }
+}
+
+/// Server-sent events, one in so many milliseconds, until the client leaves.
+pub fn events(millis: &str) -> Result<Answer, Refusal> {
+    let millis = millis.parse().ok().filter(|millis| (1..=MAX_WAIT).contains(millis));
+    let millis = millis.ok_or(Refusal::Number("milliseconds, 1 to 600000"))?;
+    let mut answer = empty(StatusCode::OK);
+    let ticks = tokio::time::interval(Duration::from_millis(millis));
+    *answer.body_mut() = Either::Right(Either::Right(Events { ticks, sent: 0 }));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}
+
+/// A body of numbered events, the first at once.
+pub struct Events {
+    ticks: tokio::time::Interval,
+    sent: u64,
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.ticks.poll_tick(cx).map(|_| {
+            self.sent += 1;
+            Some(Ok(Frame::data(Bytes::from(format!("data: {}\n\n", self.sent)))))
+        })
     }
 }
 

@@ -37,6 +37,9 @@ impl Body for Download {
                 {
                     ending.sent();
                 }
+                if let Some(ending) = ending {
+                    ending.goes_on(cx.waker());
+                }
                 frame
             }
         }

@@ -1,5 +1,6 @@
 //! The gateway: one thread, runtime and set of sockets per core (`worker`), one loop per request (`service`), and the
-//! bodies, heads, sockets and origin connections that it works with. No framework stands on this path.
+//! bodies, heads, sockets and origin connections that it works with. Answers that go on are looked after by `streams`.
+//! No framework stands on this path.
 
 pub mod clock;
 mod download;
@@ -8,6 +9,7 @@ pub mod listen;
 mod origins;
 mod service;
 mod socket;
+mod streams;
 mod upload;
 mod worker;
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ use super::upload::{Turn, Upload};
 use super::worker::Worker;
 use crate::store::Load;
 
+/// An upload that lasts longer is a stream: it ends with its session.
+const GOES_ON: Duration = Duration::from_secs(1);
 /// How often a waiting request looks whether a newer map came.
 const MAP_POLL: Duration = Duration::from_millis(50);
 
@@ -48,6 +51,16 @@ pub struct Ending {
     lease: Option<edgekeep_core::balance::Lease>,
     /// The origin's connection, to be kept when the response ends well.
     connection: Option<(OriginUrl, Sender)>,
+    listed: Cell<Listed>,
+}
+
+/// Whether an answer stands among the core's open ones.
+#[derive(Clone, Copy)]
+enum Listed {
+    NotYet,
+    At(u64),
+    /// It rests on nobody's session.
+    Never,
 }
 
 impl Ending {
@@ -59,16 +72,38 @@ impl Ending {
         self.finish(Finished::Sent);
     }
 
+    /// The answer goes on, moved by this task: from now on it ends with its session.
+    pub fn goes_on(&self, waker: &Waker) {
+        if let Listed::NotYet = self.listed.get() {
+            self.listed.set(match self.exchange.stay() {
+                Some(stay) => Listed::At(self.worker.streams.list(stay, self.activity.clone(), waker.clone())),
+                None => Listed::Never,
+            });
+        }
+    }
+
+    /// It goes on in another task, this one.
+    fn moved(&self, waker: &Waker) {
+        self.goes_on(waker);
+        if let Listed::At(number) = self.listed.get() {
+            self.worker.streams.moved(number, waker);
+        }
+    }
+
     fn finish(&mut self, how: Finished) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
         drop(self.lease.take());
+        if let Listed::At(number) = self.listed.get() {
+            self.worker.streams.ended(number);
+        }
         self.activity.request_ended();
         let after = self.worker.with_local(|local| self.exchange.finished(how, now(), local));
         if let Some((id, generation)) = after.confirm {
             self.worker.store.confirm(id, generation);
         }
+        self.worker.notify.tell(after.tombstones);
         if self.worker.access_log {
             self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
         }
@@ -111,11 +146,21 @@ pub async fn serve(
         finished: false,
         lease: None,
         connection: None,
+        listed: Cell::new(Listed::NotYet),
     });
     let (Drive { mut ending, answer, .. }, reply) =
         Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false) }.drive(step).await;
     ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
+}
+
+/// What a load found, in core's words.
+pub fn session_answer(load: Load) -> SessionAnswer {
+    match load {
+        Load::Loaded(session) => SessionAnswer::Loaded(session),
+        Load::Missing => SessionAnswer::Missing,
+        Load::Unavailable => SessionAnswer::Unavailable,
+    }
 }
 
 /// A response head from an origin, with what it came over.
@@ -140,13 +185,10 @@ impl Drive<'_> {
             step = match step {
                 Step::Respond(reply) => return (self, reply),
                 Step::Forward(plan) => self.forward(*plan).await,
-                // Fresh or not, the one embedded store is asked: core has looked into the near cache.
-                Step::Session { id, .. } => {
-                    let answer = match self.ending.worker.store.load(id, now()).await {
-                        Load::Loaded(session) => SessionAnswer::Loaded(session),
-                        Load::Missing => SessionAnswer::Missing,
-                        Load::Unavailable => SessionAnswer::Unavailable,
-                    };
+                // Core has looked into the near cache.
+                Step::Session { id, user, freshness, .. } => {
+                    let load = self.ending.worker.store.load(id, &user, freshness, now()).await;
+                    let answer = session_answer(load);
                     self.event(|exchange, cx| exchange.session(answer, cx))
                 }
                 Step::Store(op) => {
@@ -241,15 +283,20 @@ impl Drive<'_> {
             },
         };
         let mut sending = std::pin::pin!(sender.try_send_request(request));
-        let mut wait = response_timeout;
+        let mut wait = response_timeout.min(GOES_ON);
         // The origin's time begins when it has the whole request; until then each piece has that time.
         let sent = loop {
             match tokio::time::timeout(wait, sending.as_mut()).await {
                 Ok(sent) => break Ok(sent),
-                Err(_) => match self.upload.quiet() {
-                    (quiet, _) if quiet < response_timeout => wait = response_timeout - quiet,
-                    (_, turn) => break Err(turn),
-                },
+                Err(_) => {
+                    if !self.upload.is_ended() {
+                        self.ending.goes_on(&this_task().await);
+                    }
+                    match self.upload.quiet() {
+                        (quiet, _) if quiet < response_timeout => wait = response_timeout - quiet,
+                        (_, turn) => break Err(turn),
+                    }
+                }
             }
         };
         match sent {
@@ -367,15 +414,21 @@ fn respond(
     }
 }
 
-/// Copies bytes both ways until either side ends; the lease is held as long.
+/// Copies bytes both ways until either side or the session ends; the lease is held as long.
 fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
     let Some(client) = upgrade else { return };
     let origin = hyper::upgrade::on(Response::from_parts(answer.parts, answer.incoming));
     tokio::task::spawn_local(async move {
+        ending.moved(&this_task().await);
         let joined: Result<(), Box<dyn std::error::Error>> = async {
             let mut client = TokioIo::new(client.await?);
             let mut origin = TokioIo::new(origin.await?);
-            tokio::io::copy_bidirectional(&mut client, &mut origin).await?;
+            let cut = std::future::poll_fn(|_| if ending.activity.is_cut() { Poll::Ready(()) } else { Poll::Pending });
+            tokio::select! {
+                copied = tokio::io::copy_bidirectional(&mut client, &mut origin) => drop(copied?),
+                // Both sides close, since both are dropped.
+                () = cut => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()),
+            }
             Ok(())
         }
         .await;
@@ -383,6 +436,11 @@ fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
             ending.sent();
         }
     });
+}
+
+/// What wakes the task that asks.
+async fn this_task() -> Waker {
+    std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await
 }
 
 fn span(millis: Millis) -> Duration {

@@ -28,11 +28,14 @@ enum Doing {
     Head(Instant),
     /// A request is being answered: its own timers count.
     Request,
+    /// Its answer may not go on: nothing passes any more.
+    Cut,
 }
 
 const IDLE: u64 = 0;
 const HEAD: u64 = 1;
 const REQUEST: u64 = 2;
+const CUT: u64 = 3;
 
 impl Activity {
     fn new() -> Activity {
@@ -47,6 +50,15 @@ impl Activity {
         self.note(IDLE);
     }
 
+    /// The connection fails at its next turn. Whoever moves it has to be woken.
+    pub fn cut(&self) {
+        self.word.store(CUT, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & 3 == CUT
+    }
+
     fn note(&self, kind: u64) {
         let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
         self.word.store(millis << 2 | kind, Ordering::Relaxed);
@@ -58,7 +70,8 @@ impl Activity {
         match word & 3 {
             IDLE => Doing::Idle(since),
             HEAD => Doing::Head(since),
-            _ => Doing::Request,
+            REQUEST => Doing::Request,
+            _ => Doing::Cut,
         }
     }
 }
@@ -84,8 +97,12 @@ impl Socket {
         match self.activity.doing() {
             Doing::Idle(since) => Some(since + self.idle_timeout),
             Doing::Head(since) => Some(since + self.header_timeout),
-            Doing::Request => None,
+            Doing::Request | Doing::Cut => None,
         }
+    }
+
+    fn go_on(&self) -> std::io::Result<()> {
+        if self.activity.is_cut() { Err(std::io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
     /// Whether the time to wait for bytes ran out; otherwise the timer is armed for when it may.
@@ -112,6 +129,7 @@ impl Socket {
 
 impl Read for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        self.go_on()?;
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         match read {
             Poll::Ready(done) => {
@@ -128,10 +146,12 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.go_on()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.go_on()?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -148,6 +168,7 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        self.go_on()?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }

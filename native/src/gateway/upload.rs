@@ -97,6 +97,11 @@ impl Upload {
         self.0.borrow().kept.is_some()
     }
 
+    /// The client has sent all of it.
+    pub fn is_ended(&self) -> bool {
+        self.0.borrow().ended
+    }
+
     pub fn is_too_large(&self) -> bool {
         self.0.borrow().too_large
     }

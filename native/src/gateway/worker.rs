@@ -20,6 +20,8 @@ use tokio::task::LocalSet;
 use super::origins::Origins;
 use super::service::serve;
 use super::socket::Socket;
+use super::streams::{Streams, watch};
+use crate::notify::Notifier;
 use crate::store::Store;
 
 /// How often unused connections to origins are looked through.
@@ -41,13 +43,16 @@ pub struct Shared {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
     pub store: Store,
+    pub notify: Notifier,
 }
 
 pub struct Worker {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
     pub store: Store,
+    pub notify: Notifier,
     pub origins: Origins,
+    pub streams: Streams,
     pub access_log: bool,
     local: RefCell<Local>,
     connections: Cell<usize>,
@@ -93,7 +98,9 @@ pub fn run(
             rules: shared.rules,
             live: shared.live,
             store: shared.store,
+            notify: shared.notify,
             origins: Origins::default(),
+            streams: Streams::default(),
             access_log,
             local: RefCell::new(Local::new(Entropy::from_seed(seed))),
             connections: Cell::new(0),
@@ -113,6 +120,7 @@ pub fn run(
                 sweeper.origins.sweep();
             }
         });
+        tokio::task::spawn_local(watch(worker.clone()));
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Cells(answer) => {

@@ -423,31 +423,19 @@ impl<'t> Tables<'t> {
                     (None, Some(_)) => true,
                     (_, None) => false,
                 };
-                if theirs {
-                    self.remove(*id)?;
-                    dropped.sessions.push(*id);
-                }
-                Ok(StoreOutcome::Revoked { count: u32::from(theirs), replicated: true })
+                let ended = if theirs { vec![*id] } else { Vec::new() };
+                self.end(ended, None, dropped)
             }
             StoreOp::RevokeAll { user, .. } => {
                 let members = self.members(user)?;
                 let keep_until = members.iter().map(|member| member.absolute.0).max().unwrap_or(0);
-                self.raise_epoch(user, 1, keep_until)?;
-                for member in &members {
-                    self.remove(member.id)?;
-                    dropped.sessions.push(member.id);
-                }
+                let epoch = self.raise_epoch(user, 1, keep_until)?;
                 dropped.users.push(user.clone());
-                Ok(StoreOutcome::Revoked { count: members.len() as u32, replicated: true })
+                self.end(members.iter().map(|member| member.id).collect(), Some(epoch), dropped)
             }
             StoreOp::RevokeOthers { user, keep, .. } => {
-                let mut count = 0;
-                for member in self.members(user)?.iter().filter(|member| member.id != *keep) {
-                    self.remove(member.id)?;
-                    dropped.sessions.push(member.id);
-                    count += 1;
-                }
-                Ok(StoreOutcome::Revoked { count, replicated: true })
+                let ended = self.members(user)?.iter().map(|member| member.id).filter(|id| id != keep).collect();
+                self.end(ended, None, dropped)
             }
             StoreOp::Confirm { id, generation } => {
                 if let Some((mut state, _)) = self.state(*id)?
@@ -461,6 +449,19 @@ impl<'t> Tables<'t> {
             }
             StoreOp::State(_) | StoreOp::List { .. } | StoreOp::Bury(_) => Ok(StoreOutcome::Unavailable),
         }
+    }
+
+    fn end(
+        &mut self,
+        ended: Vec<SessionId>,
+        epoch: Option<u64>,
+        dropped: &mut Dropped,
+    ) -> Result<StoreOutcome, Failure> {
+        for id in &ended {
+            self.remove(*id)?;
+        }
+        dropped.sessions.extend(&ended);
+        Ok(StoreOutcome::Revoked { ended, epoch, replicated: true })
     }
 
     fn create(&mut self, new: &NewSession, dropped: &mut Dropped) -> Result<StoreOutcome, Failure> {
@@ -584,6 +585,10 @@ mod tests {
         })
     }
 
+    fn revoked(ended: &[u8], epoch: Option<u64>) -> StoreOutcome {
+        StoreOutcome::Revoked { ended: ended.iter().map(|id| SessionId([*id; 16])).collect(), epoch, replicated: true }
+    }
+
     async fn ids(store: &Embedded) -> Vec<u8> {
         match store.perform(StoreOp::List { user: user(), now: Timestamp(10) }).await {
             StoreOutcome::Listed(rows) => rows.iter().map(|row| row.id.0[0]).collect(),
@@ -655,10 +660,11 @@ mod tests {
         let Load::Loaded(session) = store.load(SessionId([1; 16]), Timestamp(2)).await else { panic!("must load") };
         near.fill(&near.begin(SessionId([1; 16]), &user()), &session);
         let strangers = StoreOp::Revoke { id: SessionId([1; 16]), user: UserId::new("43").ok(), now: Timestamp(3) };
-        assert_eq!(store.perform(strangers).await, StoreOutcome::Revoked { count: 0, replicated: true });
+        assert_eq!(store.perform(strangers).await, revoked(&[], None));
         assert!(matches!(near.find(SessionId([1; 16]), &user(), Timestamp(4)), Found::Verified(_)));
         let op = StoreOp::Revoke { id: SessionId([1; 16]), user: Some(user()), now: Timestamp(3) };
-        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 1, replicated: true });
+        assert_eq!(store.perform(op.clone()).await, revoked(&[1], None));
+        assert_eq!(store.perform(op).await, revoked(&[], None), "ended before");
         assert_eq!(near.find(SessionId([1; 16]), &user(), Timestamp(4)), Found::Nothing);
         assert!(matches!(store.load(SessionId([1; 16]), Timestamp(5)).await, Load::Missing));
         assert!(ids(&store).await.is_empty());
@@ -671,10 +677,10 @@ mod tests {
             store.perform(StoreOp::Create(new(id, u64::from(id)))).await;
         }
         let op = StoreOp::RevokeOthers { user: user(), keep: SessionId([2; 16]), now: Timestamp(4) };
-        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 2, replicated: true });
+        assert_eq!(store.perform(op).await, revoked(&[1, 3], None));
         assert_eq!(ids(&store).await, [2]);
         let op = StoreOp::RevokeAll { user: user(), now: Timestamp(5) };
-        assert_eq!(store.perform(op).await, StoreOutcome::Revoked { count: 1, replicated: true });
+        assert_eq!(store.perform(op).await, revoked(&[2], Some(1)));
         store.perform(StoreOp::Create(new(7, 6))).await;
         let StoreOutcome::State(state, 1) = store.perform(StoreOp::State(SessionId([7; 16]))).await else {
             panic!("the epoch must be 1")

@@ -67,7 +67,7 @@ fn bodies_of_100_mib_stream_both_ways_with_flat_memory(d: &Deployment) -> Result
     }
     let growth = d.peak_memory()?.saturating_sub(before);
     let bound = match d.kind {
-        Kind::NativeEmbedded => NATIVE_GROWTH_KIB,
+        Kind::NativeEmbedded | Kind::NativeRedis => NATIVE_GROWTH_KIB,
         Kind::EdgeBesideRegion => WORKERD_GROWTH_KIB,
     };
     ensure!(growth <= bound, "the peak grew by {growth} KiB, from {before} KiB");

@@ -20,7 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
     );
     all.push(
         Scenario::alone("what_was_answered_survives_kill_9", Setup::default(), what_was_answered_survives_kill_9)
-            .only(Kind::NativeEmbedded),
+            .natively(),
     );
     all.push(Scenario::alone(
         "no_secret_stands_in_a_talkative_log",

@@ -147,7 +147,7 @@ fn an_origin_is_told_who_the_client_is(d: &Deployment) -> Result<()> {
     let forwarded = forwarded.first().context("no Forwarded")?;
     ensure!(forwarded.contains(&format!("for={client}")) && forwarded.contains("host=\"app.example\""), "{answer}");
     match d.kind {
-        Kind::NativeEmbedded => ensure!(answer.echoed("host")? == ["app.example"], "{answer}"),
+        Kind::NativeEmbedded | Kind::NativeRedis => ensure!(answer.echoed("host")? == ["app.example"], "{answer}"),
         // A Worker's fetch always names the host of the URL (docs/parity.md).
         Kind::EdgeBesideRegion => {
             let host = answer.echoed("host")?;

@@ -1,15 +1,18 @@
 //! The scenarios: each is written once, as a client sees it, and runs against every deployment as a test of its own
-//! (`native_embedded::…`, `edge_beside_region::…`).
+//! (`native_embedded::…`, `native_redis::…`, `edge_beside_region::…`).
 //!
 //! Scenarios that leave nothing behind share one deployment of each kind, with users of their own. Those that kill
 //! something start their own. A deployment's logs are searched after its last scenario: no panic, no secret.
 
 mod authorize;
 mod bodies;
+mod cluster;
 mod cookies;
+mod crowd;
 mod failures;
 mod headers;
 mod input;
+mod layout;
 mod life;
 mod oauth;
 mod paths;
@@ -18,6 +21,7 @@ mod refusals;
 mod revocation;
 mod scenario;
 mod shards;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         refresh::scenarios(),
         revocation::scenarios(),
+        streams::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
         headers::scenarios(),
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
         oauth::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),
+        layout::scenarios(),
+        cluster::scenarios(),
     ]
     .into_iter()
     .flatten()

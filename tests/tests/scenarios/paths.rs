@@ -2,7 +2,7 @@
 //! whatever slips past the strict one reaches an origin and shows it.
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Kind, SERVICE_TOKEN};
+use edgekeep_tests::{Deployment, SERVICE_TOKEN};
 use serde_json::json;
 
 use crate::scenario::Scenario;
@@ -16,11 +16,10 @@ pub fn scenarios() -> Vec<Scenario> {
         trace_is_refused,
     ];
     all.push(
-        Scenario::shared("an_absolute_target_is_the_same_request", an_absolute_target_is_the_same_request)
-            .only(Kind::NativeEmbedded),
+        Scenario::shared("an_absolute_target_is_the_same_request", an_absolute_target_is_the_same_request).natively(),
     );
-    all.push(Scenario::shared("a_second_host_is_refused", a_second_host_is_refused).only(Kind::NativeEmbedded));
-    all.push(Scenario::shared("connect_is_refused", connect_is_refused).only(Kind::NativeEmbedded));
+    all.push(Scenario::shared("a_second_host_is_refused", a_second_host_is_refused).natively());
+    all.push(Scenario::shared("connect_is_refused", connect_is_refused).natively());
     all
 }
 
@@ -67,7 +66,7 @@ fn no_spelling_slips_past_a_strict_route(d: &Deployment) -> Result<()> {
             ensure!(answer.origin().is_none(), "{path} slipped past: {answer}");
             // A platform in front of a Worker may resolve dots and backslashes before the Worker sees them; what is
             // left is then judged as what it has become.
-            let exact = d.kind == Kind::NativeEmbedded || answer.status != 401;
+            let exact = d.kind.is_native() || answer.status != 401;
             ensure!(answer.status == natively || !exact, "expected {natively}: {answer}");
             let code = if answer.status == 400 { "bad_path" } else { "missing_credential" };
             answer.problem(answer.status, code)?;

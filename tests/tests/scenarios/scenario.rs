@@ -11,7 +11,8 @@ use libtest_mimic::{Failed, Trial};
 pub struct Scenario {
     name: &'static str,
     play: Play,
-    only: Option<Kind>,
+    only: Option<Vec<Kind>>,
+    except: Option<Kind>,
     long: bool,
 }
 
@@ -24,17 +25,29 @@ enum Play {
 impl Scenario {
     /// Leaves nothing behind that another scenario could see.
     pub fn shared(name: &'static str, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Shared(play), only: None, long: false }
+        Scenario { name, play: Play::Shared(play), only: None, except: None, long: false }
     }
 
     /// Kills something, or needs a deployment that nobody else uses.
     pub fn alone(name: &'static str, setup: Setup, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Alone(setup, play), only: None, long: false }
+        Scenario { name, play: Play::Alone(setup, play), only: None, except: None, long: false }
     }
 
     /// Says something about one kind of deployment only.
     pub fn only(mut self, kind: Kind) -> Scenario {
-        self.only = Some(kind);
+        self.only = Some(vec![kind]);
+        self
+    }
+
+    /// Says something about the native gateway only.
+    pub fn natively(mut self) -> Scenario {
+        self.only = Some(Kind::NATIVE.to_vec());
+        self
+    }
+
+    /// Says something that one kind of deployment cannot do.
+    pub fn except(mut self, kind: Kind) -> Scenario {
+        self.except = Some(kind);
         self
     }
 
@@ -45,7 +58,7 @@ impl Scenario {
     }
 
     pub fn trial(&self, kind: Kind, stage: &Stage) -> Option<Trial> {
-        if self.only.is_some_and(|only| only != kind) {
+        if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) || self.except == Some(kind) {
             return None;
         }
         let play = self.play;

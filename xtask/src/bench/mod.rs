@@ -6,7 +6,7 @@
 
 mod edge;
 mod gateway;
-mod install;
+pub mod install;
 mod machine;
 mod ours;
 mod peer;

@@ -163,7 +163,7 @@ fn an_unverified_entry_serves_only_where_allow_cached_says_so() {
         let mut world = World::with(json!({ "session": { "on_store_down": policy } }));
         let login = world.log_in("42");
         world.run(get("/feed").bearer(&login.access));
-        world.live.near.disconnected();
+        world.live.near.disconnected(&[0..=16_383]);
         world.store.down = true;
         let answer = world.run(get("/feed").bearer(&login.access));
         assert_eq!((answer.status, answer.steps[0]), (status, "session"), "{policy}: the store is asked first");
@@ -180,7 +180,7 @@ fn an_unverified_entry_never_outvotes_the_store() {
     let mut world = World::with(json!({ "session": { "on_store_down": "allow_cached" } }));
     let login = world.log_in("42");
     world.run(get("/feed").bearer(&login.access));
-    world.live.near.disconnected();
+    world.live.near.disconnected(&[0..=16_383]);
     let elsewhere = crate::session::NearCache::new(1, &mut Entropy::for_tests(3));
     world.store.perform(&crate::session::StoreOp::Revoke { id: login.id, user: None, now: NOW }, &elsewhere);
     world.run(get("/feed").bearer(&login.access)).refused(401, "session_ended");

@@ -86,6 +86,10 @@ fn the_route_of_the_original_decides_and_not_its_query() {
         let answer = world.run(ask(hidden));
         assert!([400, 401].contains(&answer.status), "{hidden} is no open route: {}", answer.status);
     }
+    for fragment in ["/open/x#", "/open/x#/../../strict/x", "/open/x#?y", "https://app.example/open/x#/y"] {
+        world.run(ask(fragment)).refused(400, "bad_path");
+    }
+    assert_eq!(world.run(ask("/open/x?y#z")).status, 200, "in a query it means nothing");
     assert_eq!(world.run(ask("/open/x")).status, 200);
     assert_eq!(world.run(ask("/%73trict/x").bearer(&login.access)).loads, [Freshness::Primary], "decoded once");
 }
@@ -174,4 +178,31 @@ fn the_family_of_headers_that_the_proxy_leaves_alone_cannot_contradict_its_own()
     world.run(method.header("x-forwarded-method", "GET")).refused(403, "forbidden");
     let same = asks().header("x-original-uri", "/open/x").header("x-forwarded-uri", "/open/x");
     assert_eq!(world.run(same).status, 200);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_uri_that_is_no_text_or_there_twice_is_not_taken_for_none() {
+    let mut world = behind_proxies();
+    let login = world.log_in("42");
+    let asks = || get("/v1/authorize").from("10.0.0.5").bearer(&login.access);
+    for name in ["x-original-uri", "x-forwarded-uri", "x-original-method", "x-forwarded-method"] {
+        // Without a URI the mode would be `session`, and this is a strict route's.
+        let answer = world.run(asks().header_bytes(name, b"/strict/\xff"));
+        answer.refused(400, "bad_path");
+        assert_eq!((answer.header("x-edgekeep-user"), answer.loads.len()), (Some(""), 0), "{name}");
+        // Of two lines one is the client's, and nobody knows which.
+        world.run(asks().header(name, "/open/x").header(name, "/strict/x")).refused(403, "forbidden");
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_websocket_of_another_site_is_refused_though_the_proxy_left_upgrade_out() {
+    let mut world = behind_proxies();
+    let login = world.log_in("42");
+    let handshake = || ask("/feed").access_cookie(&login.access).header("sec-websocket-version", "13");
+    world.run(handshake().header("origin", "https://evil.example")).refused(403, "cross_site");
+    world
+        .run(handshake().header("upgrade", "websocket").header("sec-fetch-site", "cross-site"))
+        .refused(403, "cross_site");
+    assert_eq!(world.run(handshake().header("origin", "https://app.example")).status, 200);
 }

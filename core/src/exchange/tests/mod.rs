@@ -18,8 +18,10 @@ mod refresh;
 mod request;
 mod sessions;
 mod shards;
+mod stay;
 mod sticky;
 mod store;
+mod tombstones;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -413,7 +415,9 @@ impl World {
         assert_eq!(exchange.status(), reply.status);
         answer.show(reply);
         exchange.head_sent(1_000);
+        answer.stay = exchange.stay();
         let after = exchange.finished(Finished::Sent, self.now, &mut self.local);
+        answer.tombstones = after.tombstones;
         if let Some((id, generation)) = after.confirm {
             answer.confirmed = Some((id, generation));
             self.store.perform(&crate::session::StoreOp::Confirm { id, generation }, &self.live.near);

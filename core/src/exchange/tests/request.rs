@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::http::{AnswerHead, Head, HeaderEdits, Peer};
-use crate::session::StoreOp;
+use crate::session::{StoreOp, Tombstone};
 
 /// A client's request.
 #[derive(Clone)]
@@ -12,6 +12,8 @@ pub(super) struct Request {
     query: Option<String>,
     host: String,
     pub headers: Vec<(String, String)>,
+    /// Headers that are no text, after the others.
+    bytes: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
     peer: Peer,
     /// The body fits the retry buffer.
@@ -31,6 +33,7 @@ pub(super) fn request(method: &str, uri: &str) -> Request {
         query,
         host: "app.example".to_owned(),
         headers: Vec::new(),
+        bytes: Vec::new(),
         body: Vec::new(),
         peer: Peer { ip: "192.0.2.9".parse().ok(), secure: true },
         replayable: true,
@@ -57,6 +60,11 @@ pub(super) fn delete(uri: &str) -> Request {
 impl Request {
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Request {
+        self.bytes.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -108,6 +116,12 @@ impl Request {
         self.leaves = true;
         self
     }
+
+    fn lines(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let text = self.headers.iter().map(|(name, value)| (name, value.as_bytes()));
+        let bytes = self.bytes.iter().map(|(name, value)| (name, value.as_slice()));
+        text.chain(bytes).filter(move |(n, _)| *n == name).map(|(_, value)| value)
+    }
 }
 
 impl Head for Request {
@@ -124,10 +138,10 @@ impl Head for Request {
         Some(&self.host)
     }
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_bytes())
+        self.lines(name).next()
     }
     fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, v)| each(v.as_bytes()));
+        self.lines(name).for_each(each);
     }
     fn peer(&self) -> Peer {
         self.peer
@@ -229,6 +243,9 @@ pub(super) struct Answer {
     pub queued_for: Vec<usize>,
     /// What came out of `finished`.
     pub confirmed: Option<(SessionId, u32)>,
+    pub tombstones: Vec<Tombstone>,
+    /// What the answer rests on if it goes on.
+    pub stay: Option<Stay>,
     pub origin: Option<OriginAnswer>,
     pub fill: bool,
     pub upgraded: bool,

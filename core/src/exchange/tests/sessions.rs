@@ -195,11 +195,35 @@ fn revoking_all_reaches_every_session_of_the_user_and_nobody_elses() {
 
 #[wasm_bindgen_test(unsupported = test)]
 fn a_revocation_that_replicas_lack_is_accepted_and_says_so() {
+    let calls: [fn(&Login, &Login) -> Request; 4] = [
+        |me, _| delete("/v1/sessions/current").bearer(&me.access),
+        |me, other| delete(&format!("/v1/sessions/{}", other.id)).bearer(&me.access),
+        |me, _| delete("/v1/sessions?except=current").bearer(&me.access),
+        |_, _| delete("/v1/users/42/sessions").bearer(SERVICE),
+    ];
+    for call in calls {
+        let mut world = World::new();
+        let (me, other) = (world.log_in("42"), world.log_in("42"));
+        world.store.lagging = true;
+        let answer = world.run(call(&me, &other));
+        assert_eq!((answer.status, answer.json()), (202, json!({ "replicated": false })), "{:?}", answer.store_ops);
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert!(!world.store.holds(other.id) || !world.store.holds(me.id), "it ended all the same");
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_log_out_that_replicas_lack_still_clears_the_site_and_a_revoked_reuse_is_still_refused() {
     let mut world = World::new();
-    let login = world.log_in("42");
+    let (login, stolen) = (world.log_in("42"), world.log_in("42"));
+    world.refresh(&stolen.refresh, "phone");
+    world.pass(60);
     world.store.lagging = true;
     let answer = world.run(delete("/v1/sessions/current").bearer(&login.access));
-    assert_eq!((answer.status, answer.json()), (202, json!({ "replicated": false })));
+    assert!(answer.status == 202 && answer.clears_cookies() && answer.header("clear-site-data").is_some());
+    world.refresh(&stolen.refresh, "another").refused(401, "invalid_refresh_token");
+    assert!(!world.store.holds(stolen.id));
 }
 
 #[wasm_bindgen_test(unsupported = test)]

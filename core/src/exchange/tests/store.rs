@@ -91,17 +91,18 @@ impl Store {
                 let theirs = |kept: &Kept| user.as_ref().is_none_or(|user| kept.state.user == *user);
                 let found: Vec<SessionId> =
                     self.sessions.get(id).filter(|kept| theirs(kept)).map(|_| *id).into_iter().collect();
-                self.end(&found, near)
+                self.end(found, None, near)
             }
             StoreOp::RevokeAll { user, .. } => {
-                *self.epochs.entry(user.clone()).or_default() += 1;
+                let epoch = self.epochs.entry(user.clone()).or_default();
+                *epoch += 1;
+                let epoch = *epoch;
                 near.invalidate_user(user);
-                let found = self.of(user);
-                self.end(&found, near)
+                self.end(self.of(user), Some(epoch), near)
             }
             StoreOp::RevokeOthers { user, keep, .. } => {
                 let found: Vec<SessionId> = self.of(user).into_iter().filter(|id| id != keep).collect();
-                self.end(&found, near)
+                self.end(found, None, near)
             }
             StoreOp::List { user, now } => {
                 let mut rows: Vec<_> = self.of(user).into_iter().map(|id| (id, &self.sessions[&id])).collect();
@@ -146,7 +147,7 @@ impl Store {
                 return StoreOutcome::Full;
             }
             theirs.truncate(theirs.len() + 1 - room);
-            self.end(&theirs, near);
+            self.end(theirs, None, near);
         }
         self.insert(new);
         StoreOutcome::Created
@@ -156,12 +157,12 @@ impl Store {
         self.sessions.iter().filter(|(_, kept)| kept.state.user == *user).map(|(id, _)| *id).collect()
     }
 
-    fn end(&mut self, ids: &[SessionId], near: &NearCache) -> StoreOutcome {
-        for id in ids {
+    fn end(&mut self, ended: Vec<SessionId>, epoch: Option<u64>, near: &NearCache) -> StoreOutcome {
+        for id in &ended {
             self.sessions.remove(id);
             near.invalidate(*id);
         }
-        StoreOutcome::Revoked { count: ids.len() as u32, replicated: !self.lagging }
+        StoreOutcome::Revoked { ended, epoch, replicated: !self.lagging }
     }
 }
 
