@@ -245,6 +245,8 @@ fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
         "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
          wait_replicas = {wait_replicas}\n{password}"
     )
+}
+
 fn application(port: u16) -> String {
     let mut text = format!(
         r#"
