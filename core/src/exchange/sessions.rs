@@ -261,7 +261,9 @@ impl Exchange {
             }
             StoreOutcome::Mismatch(state, epoch) | StoreOutcome::State(state, epoch) => {
                 self.note_about(None, Some(&state.user));
-                if refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
+                // An ended session answers like an unknown one, whoever's it was.
+                let live = state.is_live(epoch, cx.now);
+                if live && refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
                     self.note_reason("other_client");
                     return Err(self.refresh_refused("was issued to another client".to_owned(), from_cookie, cx));
                 }
@@ -403,7 +405,9 @@ impl Exchange {
                 StoreOp::Revoke { id: *id, user: Some(user), now },
             ),
             // Not an id that was ever given out: as gone as any other.
-            (Call::EndOwn(None), Some(_)) => return Ok(Step::Respond(Box::new(Reply::empty(204)))),
+            (Call::EndOwn(None), Some(_)) => {
+                return Ok(revoked(false, &StoreOutcome::Revoked { count: 0, replicated: true }));
+            }
             _ => return Err(super::unexpected()),
         };
         match &op {
