@@ -17,6 +17,9 @@ use edgekeep_core::{Entropy, Millis, SessionId, Timestamp, UserId};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TOKENS: usize = 100_000;
 const SESSIONS: usize = 1_000_000;
 const ROUNDS: usize = 7;
