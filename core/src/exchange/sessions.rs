@@ -261,7 +261,9 @@ impl Exchange {
             }
             StoreOutcome::Mismatch(state, epoch) | StoreOutcome::State(state, epoch) => {
                 self.note_about(None, Some(&state.user));
-                if refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
+                // An ended session answers like an unknown one, whoever's it was.
+                let live = state.is_live(epoch, cx.now);
+                if live && refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
                     self.note_reason("other_client");
                     return Err(self.refresh_refused("was issued to another client".to_owned(), from_cookie, cx));
                 }

@@ -2,6 +2,7 @@
 //! memory and origins that do what a test says. `run` takes a request and returns what its client saw, with every
 //! request that an origin saw and every step on the way.
 
+mod abuse;
 mod auth;
 mod authorize;
 mod cache;

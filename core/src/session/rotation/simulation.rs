@@ -352,7 +352,7 @@ fn share_found(name: &str, lives: u64, device: Device, shadows: bool) -> usize {
     let share = 100 * after.len() / got_in.max(1);
     println!("{lives} thieves {name}: {at_the_door} found out before they got anything;");
     println!("  {got_in} got in, {} of them found out ({share} %), half of these within {hours:.1} h", after.len());
-    assert!(got_in > 50, "{name}: a run that proves nothing");
+    assert!(got_in > 40, "{name}: a run that proves nothing");
     share
 }
 
@@ -370,7 +370,7 @@ fn share_found(name: &str, lives: u64, device: Device, shadows: bool) -> usize {
 /// the grace, and whoever had no reason to come back before the life ended.
 #[wasm_bindgen_test(unsupported = test)]
 fn honest_users_are_never_logged_out_and_thieves_are_found_out() {
-    const LIVES: u64 = 120;
+    const LIVES: u64 = 80;
     let mut sum = (0, 0);
     for seed in 0..LIVES {
         let outcome = Life::run(seed, RULES, None);
