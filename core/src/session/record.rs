@@ -54,6 +54,7 @@ impl NewSession {
             superseded: Vec::new(),
             seen: 0,
             retries: 0,
+            reissued: None,
             device: None,
             epoch,
             absolute: self.absolute,
@@ -89,6 +90,8 @@ pub struct RefreshState {
     pub seen: u32,
     /// How often the current token was re-issued for a lost answer.
     pub retries: u8,
+    /// When that was last done.
+    pub reissued: Option<Timestamp>,
     /// The device of the last rotation.
     pub device: Option<Device>,
     /// The user's epoch when the session was created.

@@ -410,12 +410,12 @@ impl<'t> Tables<'t> {
             }
             StoreOp::Replace(replace) => {
                 let Some((state, epoch)) = self.state(replace.id)? else { return Ok(StoreOutcome::Missing) };
-                if !replace.matches(&state) {
+                let Some(next) = replace.apply(&state) else {
                     return Ok(StoreOutcome::Mismatch(Box::new(state), epoch));
-                }
-                self.put_state(replace.id, &replace.state)?;
+                };
+                self.put_state(replace.id, &next)?;
                 dropped.sessions.push(replace.id);
-                Ok(StoreOutcome::Rotated(replace.state.clone()))
+                Ok(StoreOutcome::Rotated(Box::new(next)))
             }
             StoreOp::Revoke { id, user, .. } => {
                 let theirs = match (user, self.state(*id)?) {
@@ -645,7 +645,10 @@ mod tests {
             );
         }
         let op = StoreOp::RevokeAll { user: user(), now: Timestamp(20_000) };
-        assert!(matches!(store.perform(op).await, StoreOutcome::Revoked { ended, .. } if ended.len() == 1), "the last one and no more");
+        assert!(
+            matches!(store.perform(op).await, StoreOutcome::Revoked { ended, .. } if ended.len() == 1),
+            "the last one and no more"
+        );
     }
 
     #[tokio::test]

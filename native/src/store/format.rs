@@ -18,6 +18,9 @@ struct Stored {
     times: Vec<u64>,
     seen: u32,
     retries: u8,
+    /// What an earlier release wrote has none.
+    #[serde(default)]
+    reissued: Option<u64>,
     device: Option<[u8; 32]>,
     epoch: u64,
     abs: u64,
@@ -36,6 +39,7 @@ pub fn encode(state: &RefreshState) -> Vec<u8> {
         times: state.superseded.iter().map(|at| at.0).collect(),
         seen: state.seen,
         retries: state.retries,
+        reissued: state.reissued.map(|at| at.0),
         device: state.device.map(|device| device.0),
         epoch: state.epoch,
         abs: state.absolute.0,
@@ -58,6 +62,7 @@ pub fn decode(bytes: &[u8]) -> Option<RefreshState> {
         superseded: stored.times.into_iter().map(Timestamp).collect(),
         seen: stored.seen,
         retries: stored.retries,
+        reissued: stored.reissued.map(Timestamp),
         device: stored.device.map(Device),
         epoch: stored.epoch,
         absolute: Timestamp(stored.abs),
@@ -81,6 +86,7 @@ mod tests {
             superseded: vec![Timestamp(3), Timestamp(2)],
             seen: 6,
             retries: 1,
+            reissued: Some(Timestamp(4)),
             device: Some(Device([9; 32])),
             epoch: 4,
             absolute: Timestamp(1_000),

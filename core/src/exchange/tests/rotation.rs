@@ -62,7 +62,7 @@ fn two_refreshes_in_the_same_millisecond_after_a_lost_answer_are_given_it_both()
     assert!(world.advance(&mut one).is_none() && world.advance(&mut two).is_none());
     let (one, two) = (world.finish(one), world.finish(two));
     assert_eq!((super::login(&one).refresh, super::login(&two).refresh), (lost.refresh.clone(), lost.refresh));
-    assert_eq!(world.store.state(login.id).retries, 1, "one of the three");
+    assert_eq!(world.store.state(login.id).retries, 2, "two of the three");
 }
 
 #[wasm_bindgen_test(unsupported = test)]

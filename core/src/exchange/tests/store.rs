@@ -89,9 +89,7 @@ impl Store {
         match op {
             StoreOp::Create(new) => self.create_within_limit(new, near),
             StoreOp::Rotate(rotate) => self.write(rotate.id, near, |state, epoch| rotate.apply(state, epoch)),
-            StoreOp::Replace(write) => {
-                self.write(write.id, near, |state, _| write.matches(state).then(|| (*write.state).clone()))
-            }
+            StoreOp::Replace(write) => self.write(write.id, near, |state, _| write.apply(state)),
             StoreOp::State(id) => match self.sessions.get(id) {
                 None => StoreOutcome::Missing,
                 Some(kept) => StoreOutcome::State(Box::new(kept.state.clone()), self.epoch(&kept.state.user)),

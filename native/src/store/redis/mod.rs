@@ -384,6 +384,9 @@ impl Redis {
                 }
                 return Ok(StoreOutcome::Created);
             }
+            if answer.is("taken") {
+                return Ok(StoreOutcome::Taken);
+            }
             if answer.is("full") {
                 return Ok(StoreOutcome::Full);
             }

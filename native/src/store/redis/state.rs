@@ -6,8 +6,9 @@ use edgekeep_core::{Millis, Timestamp, UserId};
 use redis::Value;
 
 /// The fields in the order in which scripts answer them.
-pub const FIELDS: [&str; 13] =
-    ["n", "key", "times", "c", "retries", "device", "user", "epoch", "abs", "idle", "dead", "client", "ttl"];
+pub const FIELDS: [&str; 14] = [
+    "n", "key", "times", "c", "retries", "device", "user", "epoch", "abs", "idle", "dead", "client", "ttl", "reissued",
+];
 
 /// A time in `times` takes six bytes: milliseconds until the year 10889.
 const TIME: usize = 6;
@@ -34,6 +35,7 @@ pub fn changing(state: &RefreshState) -> Vec<(&'static str, Vec<u8>)> {
         ("retries", number(u64::from(state.retries))),
         ("device", state.device.map(|device| device.0.to_vec()).unwrap_or_default()),
         ("idle", number(state.idle.0)),
+        ("reissued", state.reissued.map(|at| number(at.0)).unwrap_or_default()),
     ]
 }
 
@@ -45,7 +47,8 @@ pub fn packed(at: Timestamp) -> [u8; TIME] {
 
 /// The state of `FIELDS`' values. `None` when they are no state of ours: the session counts as missing.
 pub fn decode(values: &[Value]) -> Option<RefreshState> {
-    let [n, key, times, seen, retries, device, user, epoch, absolute, idle, dead, client, ttl] = values else {
+    let [n, key, times, seen, retries, device, user, epoch, absolute, idle, dead, client, ttl, reissued] = values
+    else {
         return None;
     };
     let times = bytes(times)?;
@@ -62,6 +65,7 @@ pub fn decode(values: &[Value]) -> Option<RefreshState> {
         superseded: times.chunks_exact(TIME).map(unpacked).collect(),
         seen: u32::try_from(integer(seen)?).ok()?,
         retries: u8::try_from(integer(retries)?).ok()?,
+        reissued: integer(reissued).map(Timestamp),
         device,
         epoch: integer(epoch)?,
         absolute: Timestamp(integer(absolute)?),
@@ -125,6 +129,7 @@ mod tests {
             superseded: (0..8).map(|n| Timestamp(1_700_000_000_000 + n)).collect(),
             seen: 6,
             retries: 1,
+            reissued: Some(Timestamp(1_700_000_000_500)),
             device: Some(Device([9; 32])),
             epoch: 4,
             absolute: Timestamp(1_800_000_000_000),
@@ -134,6 +139,7 @@ mod tests {
         let bare = RefreshState {
             access_ttl: None,
             superseded: Vec::new(),
+            reissued: None,
             device: None,
             dead: true,
             counter: 0,

@@ -152,7 +152,7 @@ async fn a_creation_that_is_repeated_finds_its_own_session_and_nobody_elses_is_o
     }
     let other = NewSession { device_info: serde_json::json!({}), ..session.clone() };
     let outcome = opened.store.perform(StoreOp::Create(Box::new(other))).await;
-    assert!(!matches!(outcome, StoreOutcome::Created), "{outcome:?}");
+    assert_eq!(outcome, StoreOutcome::Taken);
     assert_eq!(opened.state(session.id).await, session.refresh_state(0));
 }
 
@@ -219,6 +219,7 @@ async fn the_script_rotates_exactly_as_core_does_whatever_the_state() {
             superseded: (0..entropy.below(9)).map(|n| Timestamp(at.0 - n)).collect(),
             seen: entropy.below(6) as u32,
             retries: entropy.below(4) as u8,
+            reissued: (entropy.below(2) == 0).then(|| Timestamp(at.0 - 9)),
             device: (entropy.below(2) == 0).then_some(Device([3; 32])),
             idle: if entropy.below(3) == 0 { near_now(&mut entropy) } else { before.idle },
             ..before.clone()

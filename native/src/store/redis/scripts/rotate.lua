@@ -4,7 +4,8 @@
 -- KEYS  1 record  2 state
 -- ARGV  1 presented counter  2 now  3 now in six bytes  4 key id  5 device  6 idle time to live
 -- →     {"rotated", state…} | {"state", state…}: nothing was written | {"missing"}
-local FIELDS = {'n', 'key', 'times', 'c', 'retries', 'device', 'user', 'epoch', 'abs', 'idle', 'dead', 'client', 'ttl'}
+local FIELDS = {'n', 'key', 'times', 'c', 'retries', 'device', 'user', 'epoch', 'abs', 'idle', 'dead', 'client', 'ttl',
+  'reissued'}
 local state = redis.call('HMGET', KEYS[2], unpack(FIELDS))
 if not state[1] or redis.call('EXISTS', KEYS[1]) == 0 and not state[11] then
   return {'missing'}
@@ -20,8 +21,9 @@ state[3] = string.sub(ARGV[3] .. state[3], 1, 48)
 state[4] = string.format('%.0f', math.max(tonumber(state[4]), presented))
 state[5] = '0'
 state[6] = ARGV[5]
+state[14] = ''
 state[10] = string.format('%.0f', math.min(now + tonumber(ARGV[6]), absolute))
 redis.call('HSET', KEYS[2], 'n', state[1], 'key', state[2], 'times', state[3], 'c', state[4], 'retries', state[5],
-  'device', state[6], 'idle', state[10])
+  'device', state[6], 'idle', state[10], 'reissued', '')
 redis.call('PEXPIREAT', KEYS[2], state[10])
 return {'rotated', unpack(state, 1, #FIELDS)}
