@@ -6,6 +6,7 @@ mod cli;
 #[cfg(feature = "demo")]
 mod demo;
 mod gateway;
+mod reports;
 mod store;
 
 use std::process::ExitCode;

@@ -3,8 +3,9 @@
 use edgekeep_core::metrics::{Cells, Exposition, Kind, Refresh, TextFormat};
 
 use crate::gateway::{Shared, clock};
+use crate::reports::Reports;
 
-pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> String {
+pub fn exposition(shared: &Shared, reports: &Reports, cores: &[Cells], format: TextFormat) -> String {
     let mut sum = Cells::default();
     cores.iter().for_each(|cells| sum.merge(cells));
     let now = clock::now();
@@ -32,6 +33,15 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     }
     out.family("edgekeep_near_cache_sessions", Kind::Gauge, None, "Sessions in the near cache.");
     out.sample(&[], shared.live.near.len() as f64);
+    out.family("edgekeep_gateways_live", Kind::Gauge, None, "Gateways that reported to the store within their lease.");
+    out.sample(&[], reports.live() as f64);
+    out.family(
+        "edgekeep_keys_ready",
+        Kind::Gauge,
+        None,
+        "1 while no other gateway signs with a key that this one lacks.",
+    );
+    out.sample(&[], f64::from(u8::from(reports.readiness().is_ok())));
 
     let rules = shared.rules.load();
     if let Some(map) = rules.map() {

@@ -5,7 +5,7 @@ mod embedded;
 mod format;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use edgekeep_core::session::{LoadedSession, NearCache, StoreOp, StoreOutcome};
@@ -27,13 +27,21 @@ pub enum Load {
 pub struct Store {
     embedded: embedded::Embedded,
     timeout: Duration,
+    /// The last report of the one gateway that can have an embedded store open.
+    report: Arc<Mutex<Option<(String, String)>>>,
 }
 
 impl Store {
     /// Opens (or makes) the embedded store. Its thread drops what it revoked from `near` before it answers, so that a
     /// revocation is seen by every core at once.
     pub fn open_embedded(path: &Path, near: Arc<NearCache>, timeout: Duration) -> Result<Store, OpenError> {
-        Ok(Store { embedded: embedded::Embedded::open(path, near)?, timeout })
+        Ok(Store { embedded: embedded::Embedded::open(path, near)?, timeout, report: Arc::default() })
+    }
+
+    /// Whether a process has this embedded store open.
+    pub fn is_open_elsewhere(path: &Path) -> bool {
+        // Shared and without repair: nothing is changed by asking.
+        matches!(redb::ReadOnlyDatabase::open(path), Err(redb::DatabaseError::DatabaseAlreadyOpen))
     }
 
     /// Performs an operation. What was answered positively is on disk.
@@ -51,6 +59,18 @@ impl Store {
     /// Notes that a generation was seen; nobody waits, and it may be lost.
     pub fn confirm(&self, id: SessionId, generation: u32) {
         self.embedded.forget(StoreOp::Confirm { id, generation });
+    }
+
+    /// Reports this gateway for the time of the lease, and reads every live gateway's report (id and JSON), its own
+    /// included, in one step: of two that do this, one sees the other. `None`: the store is unavailable.
+    pub async fn exchange_reports(&self, id: &str, report: &str, _lease: Duration) -> Option<Vec<(String, String)>> {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.to_owned(), report.to_owned()));
+        self.reports().await
+    }
+
+    /// The reports of all live gateways, for commands that are none themselves. `None`: the store is unavailable.
+    pub async fn reports(&self) -> Option<Vec<(String, String)>> {
+        Some(self.report.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect())
     }
 
     /// The stored shard map, if there is one.
