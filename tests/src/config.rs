@@ -19,6 +19,11 @@ pub const TRUSTED_PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// machine, short enough to be waited out.
 pub const GRACE_SECONDS: u64 = 4;
 
+/// How long an access token and a routing cookie live with [`Setup::short_lives`], in seconds.
+pub const ACCESS_SECONDS: u64 = 6;
+/// How long a refresh token lives with [`Setup::short_lives`], in seconds.
+pub const REFRESH_SECONDS: u64 = 18;
+
 /// What may differ between deployments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -26,6 +31,10 @@ pub struct Setup {
     pub quick_checks: bool,
     /// A level of the log at which everything is said.
     pub talkative: bool,
+    /// Access keys of HS256 instead of EdDSA.
+    pub shared_keys: bool,
+    /// Tokens live for seconds: [`ACCESS_SECONDS`] and [`REFRESH_SECONDS`].
+    pub short_lives: bool,
 }
 
 /// Ports of one deployment.
@@ -53,6 +62,16 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup) -> String {
         Kind::NativeEmbedded => String::new(),
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
+    let (lives, sticky) = if setup.short_lives {
+        let lives = format!(
+            "access_ttl = \"{ACCESS_SECONDS}s\"\naccess_ttl_jitter = 0.0\nrefresh_ttl = \"{REFRESH_SECONDS}s\"\n\
+             idle_ttl = \"{REFRESH_SECONDS}s\""
+        );
+        (lives, format!("max_age = \"{ACCESS_SECONDS}s\""))
+    } else {
+        (String::new(), String::new())
+    };
+    let algorithm = if setup.shared_keys { "HS256" } else { "EdDSA" };
     let level = if setup.talkative { "debug" } else { "info" };
     format!(
         r#"[server]
@@ -69,7 +88,9 @@ refresh_grace = "{GRACE_SECONDS}s"
 max_per_user = 3
 cookies = true
 csrf_origins = ["https://app.example"]
+algorithm = "{algorithm}"
 keys = "data/keys.json"
+{lives}
 
 [store]
 kind = "embedded"
@@ -85,6 +106,9 @@ refresh_failures = "20/1m"
 
 [balance]
 connect_timeout = "500ms"
+
+[balance.sticky]
+{sticky}
 
 [health]
 {checks}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::answer::Answer;
 use crate::client::{Entry, Request};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
-use crate::process::{Ports, Program, children, peak_memory, tail};
+use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
 
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
@@ -48,6 +48,25 @@ impl Kind {
     }
 }
 
+/// One of the native gateways of a deployment.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningGateway {
+    pub entry: Entry,
+    admin: Entry,
+    process: u32,
+}
+
+impl RunningGateway {
+    /// Asks it to read its configuration and keys again.
+    pub fn reload(&self) {
+        hang_up(self.process);
+    }
+
+    pub fn admin(&self, target: &str) -> Request {
+        Request::new(self.admin, "GET", target).bearer(ADMIN_TOKEN)
+    }
+}
+
 /// A deployment that runs until it is dropped.
 pub struct Deployment {
     pub kind: Kind,
@@ -58,6 +77,7 @@ pub struct Deployment {
     origins: Mutex<Option<Program>>,
     /// Every token that was given out: none may stand in a log.
     given_out: Mutex<BTreeSet<String>>,
+    setup: Setup,
     folder: TempDir,
 }
 
@@ -81,6 +101,7 @@ impl Deployment {
             gateway: Mutex::new(None),
             origins: Mutex::new(None),
             given_out: Mutex::new(BTreeSet::new()),
+            setup,
             folder,
         };
         deployment.start_origins()?;
@@ -127,6 +148,34 @@ impl Deployment {
 
     fn region_entry(&self) -> Entry {
         Entry { address: local(self.ports.gateway), behind_platform: false }
+    }
+
+    /// The native gateways, each by itself.
+    pub fn gateways(&self) -> Result<Vec<RunningGateway>> {
+        let process = lock(&self.gateway).as_ref().context("the gateway does not run")?.id();
+        let admin = Entry { address: local(self.ports.admin), behind_platform: false };
+        Ok(vec![RunningGateway { entry: self.region_entry(), admin, process }])
+    }
+
+    /// Runs the command line in the deployment's folder, where `edgekeep.toml` is the gateway's configuration.
+    pub fn edgekeep(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(gateway_binary()?);
+        self.with_credentials(command.args(arguments));
+        Ok(command.output()?)
+    }
+
+    /// The key file of all gateways.
+    pub fn key_file(&self) -> PathBuf {
+        self.folder.path().join("data/keys.json")
+    }
+
+    pub fn signs_with_shared_keys(&self) -> bool {
+        self.setup.shared_keys
+    }
+
+    /// The log of the gateway.
+    pub fn gateway_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log("gateway")).unwrap_or_default()).into_owned()
     }
 
     /// Keys that the deployment signs with.
@@ -219,7 +268,7 @@ impl Deployment {
     }
 
     /// Remembers what must never stand in a log.
-    pub(crate) fn note_secrets(&self, answer: &Answer) {
+    pub fn note_secrets(&self, answer: &Answer) {
         let Ok(document) = answer.json() else { return };
         let mut given_out = lock(&self.given_out);
         for name in ["access_token", "refresh_token"] {

@@ -13,8 +13,10 @@ mod user;
 
 pub use answer::{Answer, Tally};
 pub use client::{Entry, Framing, Request, pattern_checksum};
-pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Setup, TRUSTED_PROXY};
-pub use deployment::{Deployment, Kind, SERVICE_TOKEN};
+pub use config::{
+    ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, REFRESH_SECONDS, Setup, TRUSTED_PROXY,
+};
+pub use deployment::{Deployment, Kind, RunningGateway, SERVICE_TOKEN};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, end_programs_with_us, eventually};
 pub use user::{Session, fresh_address};

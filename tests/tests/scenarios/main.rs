@@ -10,6 +10,7 @@ mod cookies;
 mod failures;
 mod headers;
 mod input;
+mod keys;
 mod life;
 mod oauth;
 mod paths;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         oauth::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),
+        keys::scenarios(),
     ]
     .into_iter()
     .flatten()
