@@ -5,6 +5,8 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 
+use chrono::{DateTime, SecondsFormat};
+
 /// An instant: milliseconds since the Unix epoch, UTC. Always handed in by the shell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub u64);
@@ -20,6 +22,12 @@ impl Timestamp {
     pub const fn ttl_seconds(self, now: Timestamp) -> u64 {
         let seconds = self.since(now).seconds_up();
         if seconds == 0 { 1 } else { seconds }
+    }
+
+    /// As people and key files read it: RFC 3339 in UTC, to the millisecond.
+    pub fn to_rfc3339(self) -> String {
+        let time = i64::try_from(self.0).ok().and_then(DateTime::from_timestamp_millis).unwrap_or(DateTime::UNIX_EPOCH);
+        time.to_rfc3339_opts(SecondsFormat::Millis, true)
     }
 
     /// How long ago `earlier` was; zero when it lies in the future (clocks step back).

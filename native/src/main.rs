@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod gateway;
 mod notify;
+mod reports;
 mod store;
 
 use std::process::ExitCode;

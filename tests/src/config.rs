@@ -23,6 +23,11 @@ pub const TRUSTED_PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// machine, short enough to be waited out.
 pub const GRACE_SECONDS: u64 = 4;
 
+/// How long an access token and a routing cookie live with [`Setup::short_lives`], in seconds.
+pub const ACCESS_SECONDS: u64 = 6;
+/// How long a refresh token lives with [`Setup::short_lives`], in seconds.
+pub const REFRESH_SECONDS: u64 = 18;
+
 /// What may differ between deployments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -47,6 +52,10 @@ pub struct Setup {
     pub roomy_limits: bool,
     /// The port of an application below `/app`: its `open` part is for all, its `account` part is `strict`.
     pub application: Option<u16>,
+    /// Access keys of HS256 instead of EdDSA.
+    pub shared_keys: bool,
+    /// Tokens live for seconds: [`ACCESS_SECONDS`] and [`REFRESH_SECONDS`].
+    pub short_lives: bool,
 }
 
 /// Ports of one deployment.
@@ -83,6 +92,16 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
     let store = store(kind, setup, nodes);
     let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
     let application = setup.application.map(application).unwrap_or_default();
+    let (lives, sticky) = if setup.short_lives {
+        let lives = format!(
+            "access_ttl = \"{ACCESS_SECONDS}s\"\naccess_ttl_jitter = 0.0\nrefresh_ttl = \"{REFRESH_SECONDS}s\"\n\
+             idle_ttl = \"{REFRESH_SECONDS}s\""
+        );
+        (lives, format!("max_age = \"{ACCESS_SECONDS}s\""))
+    } else {
+        (String::new(), String::new())
+    };
+    let algorithm = if setup.shared_keys { "HS256" } else { "EdDSA" };
     let level = if setup.talkative { "debug" } else { "info" };
     format!(
         r#"[server]
@@ -100,7 +119,9 @@ max_per_user = {max_per_user}
 on_store_down = "{on_store_down}"
 cookies = true
 csrf_origins = ["https://app.example"]
+algorithm = "{algorithm}"
 keys = "data/keys.json"
+{lives}
 
 [store]
 {store}
@@ -115,6 +136,9 @@ refresh_failures = "{refresh_failures}"
 
 [balance]
 connect_timeout = "500ms"
+
+[balance.sticky]
+{sticky}
 
 [health]
 {checks}

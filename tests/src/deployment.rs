@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::answer::Answer;
 use crate::client::{Entry, Request};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
-use crate::process::{Ports, Program, children, peak_memory, tail};
+use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
 use crate::redis::{Cluster, Standalone};
 
 /// The credentials of every deployment under test; none may ever stand in a log.
@@ -93,6 +93,25 @@ impl Store {
             Store::Cluster(cluster) => cluster.relayed_addresses(),
             _ => self.addresses(),
         }
+    }
+}
+
+/// One of the native gateways of a deployment.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningGateway {
+    pub entry: Entry,
+    admin: Entry,
+    process: u32,
+}
+
+impl RunningGateway {
+    /// Asks it to read its configuration and keys again.
+    pub fn reload(&self) {
+        hang_up(self.process);
+    }
+
+    pub fn admin(&self, target: &str) -> Request {
+        Request::new(self.admin, "GET", target).bearer(ADMIN_TOKEN)
     }
 }
 
@@ -191,6 +210,35 @@ impl Deployment {
 
     fn region_entry(&self) -> Entry {
         Entry { address: local(self.ports.gateway), behind_platform: false }
+    }
+
+    /// The native gateways, each by itself.
+    pub fn gateways(&self) -> Result<Vec<RunningGateway>> {
+        let process = lock(&self.gateway).as_ref().context("the gateway does not run")?.id();
+        let admin = |port| Entry { address: local(port), behind_platform: false };
+        let mut gateways = vec![RunningGateway { entry: self.region_entry(), admin: admin(self.ports.admin), process }];
+        if self.kind == Kind::NativeRedis {
+            let entry = self.second()?;
+            let process = lock(&self.second).as_ref().context("the second gateway does not run")?.id();
+            gateways.push(RunningGateway { entry, admin: admin(self.ports.second_admin), process });
+        }
+        Ok(gateways)
+    }
+
+    /// Runs the command line in the deployment's folder, where `edgekeep.toml` is the gateway's configuration.
+    pub fn edgekeep(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(gateway_binary()?);
+        self.with_credentials(command.args(arguments));
+        Ok(command.output()?)
+    }
+
+    /// The key file of all gateways.
+    pub fn key_file(&self) -> PathBuf {
+        self.folder.path().join("data/keys.json")
+    }
+
+    pub fn signs_with_shared_keys(&self) -> bool {
+        self.setup.shared_keys
     }
 
     /// Keys that the deployment signs with.

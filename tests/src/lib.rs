@@ -17,9 +17,10 @@ mod user;
 pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use config::{
-    GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, Setup, TRUSTED_PROXY,
+    ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
+    Setup, TRUSTED_PROXY,
 };
-pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, SERVICE_TOKEN, gateway_binary};
+pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};

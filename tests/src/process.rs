@@ -82,6 +82,11 @@ fn signal(id: u32, signal: Signal) {
     }
 }
 
+/// Asks a process to read its files again.
+pub fn hang_up(id: u32) {
+    signal(id, Signal::HUP);
+}
+
 /// A program that runs until it is stopped or dropped.
 pub struct Program {
     child: Child,

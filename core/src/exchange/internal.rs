@@ -1,6 +1,7 @@
 //! What the Worker, the application and other services ask: validation for the edge, placement, public keys.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::own::{Call, Stored, json_object, not_found, text_field};
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Rules, SessionAnswer, Site, Step};
@@ -93,11 +94,20 @@ impl Exchange {
         Step::Respond(Box::new(Reply::empty(204)))
     }
 
-    pub(super) fn jwks(&self) -> Step {
-        let mut reply = Reply::empty(200);
-        reply.head.set("content-type", "application/jwk-set+json");
+    /// `GET /.well-known/jwks.json`, for everyone.
+    pub(super) fn jwks(&self, cx: &Context<'_>) -> Step {
+        let text = self.rules.keys.public_jwks();
+        let digest = Sha256::digest(&text);
+        let tag = format!("\"{}\"", digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>());
+        let mut known = false;
+        cx.head.each_header("if-none-match", &mut |value| known |= names_tag(value, &tag));
+        let mut reply = Reply::empty(if known { 304 } else { 200 });
+        reply.head.set("etag", tag.as_str());
         reply.head.set("cache-control", JWKS_MAX_AGE);
-        reply.body = super::ReplyBody::Bytes(self.rules.keys.public_jwks().into_bytes());
+        if !known {
+            reply.head.set("content-type", "application/jwk-set+json");
+            reply.body = super::ReplyBody::Bytes(text.into_bytes());
+        }
         Step::Respond(Box::new(reply))
     }
 
@@ -147,6 +157,12 @@ pub(super) fn shard_map(rules: &Rules) -> Decided {
     reply.head.set("content-type", "application/json");
     reply.body = super::ReplyBody::Bytes(map.to_json().into_bytes());
     Ok(no_store(reply))
+}
+
+/// Whether an `If-None-Match` names this tag, compared weakly (RFC 9110 §13.1.2). No tag of ours holds a comma.
+fn names_tag(value: &[u8], tag: &str) -> bool {
+    let Ok(value) = std::str::from_utf8(value) else { return false };
+    value.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 
 fn no_store(mut reply: Reply) -> Step {

@@ -102,7 +102,7 @@ impl Exchange {
             (OwnPath::OauthToken, "POST") => Call::OauthToken,
             (OwnPath::OauthRevoke, "POST") => Call::OauthRevoke,
             (OwnPath::OauthIntrospect, "POST") => Call::OauthIntrospect,
-            (OwnPath::Jwks, "GET" | "HEAD") => return Ok(self.jwks()),
+            (OwnPath::Jwks, "GET" | "HEAD") => return Ok(self.jwks(cx)),
             (OwnPath::OpenApi, "GET" | "HEAD") => return Ok(self.openapi(cx)),
             (OwnPath::EdgeValidate, "POST") => Call::EdgeValidate,
             (OwnPath::EdgeConfirm, "POST") => Call::EdgeConfirm,

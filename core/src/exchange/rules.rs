@@ -229,6 +229,15 @@ impl Rules {
         self.map.as_ref()
     }
 
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Whether Workers are admitted: an edge credential is set.
+    pub fn admits_edge(&self) -> bool {
+        self.secrets.edge_credential.is_some()
+    }
+
     /// Where a plan's origin listens.
     pub fn url(&self, pool: usize, origin: usize) -> Option<&OriginUrl> {
         self.pools.get(pool)?.urls.get(origin)

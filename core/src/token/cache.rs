@@ -179,7 +179,7 @@ mod tests {
         let rotated = first.publish_next(KeyAlgorithm::EdDsa, &mut entropy, NOW).unwrap().promote_next(NOW).unwrap();
         assert!(cache.verify(&verifier(&rotated), &token, NOW).is_ok());
         let none = Retention { access: Millis::ZERO, refresh: Millis::ZERO, sticky: Millis::ZERO };
-        let dropped = verifier(&rotated.drop_retired(NOW, &none));
+        let dropped = verifier(&rotated.settle(&[], NOW).drop_retired(NOW, &none));
         assert_eq!(cache.verify(&dropped, &token, NOW).unwrap_err(), TokenError::UnknownKey);
     }
 

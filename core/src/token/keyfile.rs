@@ -15,13 +15,14 @@
 //! ```
 //!
 //! `x`, `d`, `k` and `secret` are 32 bytes each in base64url without padding, as in a JWK; without `d` a key only
-//! verifies. `since` is when the key entered its state. Times are RFC 3339. Everything is checked when it is read: an
+//! verifies. `since` is when the key entered its state; a retired key also has `settled` once every live gateway was seen to
+//! sign with another one. Times are RFC 3339. Everything is checked when it is read: an
 //! unknown member, a `kid` that is not the thumbprint, an `x` that is not `d`'s, two keys with one secret.
 //! It is walked by hand because serde's errors quote what they found, and that may be a secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use chrono::{DateTime, SecondsFormat};
+use chrono::DateTime;
 use ed25519_dalek::SigningKey;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -70,6 +71,8 @@ pub enum FieldFault {
     State,
     #[error("must be an RFC 3339 time since 1970")]
     Time,
+    #[error("stands only at a retired key")]
+    Settled,
     #[error("must be 32 bytes in base64url without padding")]
     Bytes,
     #[error("must be an Ed25519 public key")]
@@ -170,7 +173,7 @@ fn access_key(object: &Object<'_>) -> Result<AccessKey, KeyError> {
     let algorithm = KeyAlgorithm::from_name(object.text("alg")?);
     let material = match algorithm.ok_or_else(|| object.fault("alg", FieldFault::Algorithm))? {
         KeyAlgorithm::EdDsa => {
-            object.only("kid, alg, state, created, since, x, d")?;
+            object.only("kid, alg, state, created, since, settled, x, d")?;
             let public = Ed25519Public::new(object.secret("x")?.bytes());
             let public = public.ok_or_else(|| object.fault("x", FieldFault::Point))?;
             let private = match object.map.get("d") {
@@ -183,7 +186,7 @@ fn access_key(object: &Object<'_>) -> Result<AccessKey, KeyError> {
             Material::EdDsa { public, private }
         }
         KeyAlgorithm::Hs256 => {
-            object.only("kid, alg, state, created, since, k")?;
+            object.only("kid, alg, state, created, since, settled, k")?;
             let secret = object.secret("k")?;
             Material::Hs256 { mac: Hs256::from_array(secret.bytes()), secret }
         }
@@ -196,7 +199,7 @@ fn access_key(object: &Object<'_>) -> Result<AccessKey, KeyError> {
 }
 
 fn secret_key(object: &Object<'_>) -> Result<SecretKey, KeyError> {
-    object.only("id, state, created, since, secret")?;
+    object.only("id, state, created, since, settled, secret")?;
     let id = object.need("id")?.as_u64().and_then(|id| u8::try_from(id).ok());
     let id = id.ok_or_else(|| object.fault("id", FieldFault::Type("an integer from 0 to 255")))?;
     Ok(SecretKey::new(id, object.secret("secret")?, standing(object)?))
@@ -204,11 +207,12 @@ fn secret_key(object: &Object<'_>) -> Result<SecretKey, KeyError> {
 
 fn standing(object: &Object<'_>) -> Result<Standing, KeyError> {
     let state = KeyState::from_name(object.text("state")?);
-    Ok(Standing {
-        state: state.ok_or_else(|| object.fault("state", FieldFault::State))?,
-        created: object.time("created")?,
-        since: object.time("since")?,
-    })
+    let state = state.ok_or_else(|| object.fault("state", FieldFault::State))?;
+    let settled = object.map.contains_key("settled").then(|| object.time("settled")).transpose()?;
+    if settled.is_some() && state != KeyState::Retired {
+        return Err(object.fault("settled", FieldFault::Settled));
+    }
+    Ok(Standing { state, created: object.time("created")?, since: object.time("since")?, settled })
 }
 
 /// A JSON object and where it stands in the file.
@@ -312,6 +316,8 @@ struct StandingRow {
     state: &'static str,
     created: String,
     since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled: Option<String>,
 }
 
 impl<'a> From<&'a AccessKey> for AccessRow<'a> {
@@ -334,14 +340,10 @@ impl From<&SecretKey> for SecretRow {
 
 impl From<Standing> for StandingRow {
     fn from(standing: Standing) -> StandingRow {
-        let Standing { state, created, since } = standing;
-        StandingRow { state: state.name(), created: rfc3339(created), since: rfc3339(since) }
+        let Standing { state, created, since, settled } = standing;
+        let settled = settled.map(Timestamp::to_rfc3339);
+        StandingRow { state: state.name(), created: created.to_rfc3339(), since: since.to_rfc3339(), settled }
     }
-}
-
-fn rfc3339(time: Timestamp) -> String {
-    let time = i64::try_from(time.0).ok().and_then(DateTime::from_timestamp_millis).unwrap_or(DateTime::UNIX_EPOCH);
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 #[cfg(test)]
@@ -381,7 +383,8 @@ mod tests {
                 .publish_next(KeyAlgorithm::EdDsa, &mut entropy, NOW + Millis(5))
                 .and_then(|ring| ring.promote_next(NOW + Millis(9)))
                 .and_then(|ring| ring.publish_next(KeyAlgorithm::Hs256, &mut entropy, NOW + Millis(12)))
-                .unwrap();
+                .unwrap()
+                .settle(&[], NOW + Millis(15));
             for ring in [ring.edge_export(EdgeRole::BesideRegion), ring] {
                 let again = KeyRing::from_json(&ring.to_json()).unwrap();
                 assert_eq!(again.to_json(), ring.to_json(), "seed {seed}");
@@ -442,6 +445,11 @@ mod tests {
                 fault(EdDsa, |f| f["sticky"][0]["created"] = json!("1969-01-01T00:00:00Z")),
                 "sticky[0].created",
                 FieldFault::Time,
+            ),
+            (
+                fault(Hs256, |f| f["log"][0]["settled"] = json!("2026-01-31T12:00:00Z")),
+                "log[0].settled",
+                FieldFault::Settled,
             ),
             (fault(Hs256, |f| f["access"][0]["k"] = Value::Null), "access[0].k", FieldFault::Type("a string")),
             (

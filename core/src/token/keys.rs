@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 
 use super::keyfile::KeyError;
 use super::provider::{Ed25519Public, Hs256};
+use super::roster::{KeyNames, LiveGateway};
+use crate::config::Config;
 use crate::{Entropy, Millis, Timestamp};
 
 /// What an access key signs with. It belongs to the key and is never taken from a token.
@@ -109,22 +111,31 @@ pub enum EdgeRole {
 pub(super) struct Standing {
     pub(super) state: KeyState,
     pub(super) created: Timestamp,
-    /// When it entered its state; a retired key's time to stay counts from here.
+    /// When it entered its state.
     pub(super) since: Timestamp,
+    /// When every live gateway was seen to sign with another key; a retired key's time to stay counts from here.
+    pub(super) settled: Option<Timestamp>,
 }
 
 impl Standing {
     fn new(state: KeyState, now: Timestamp) -> Standing {
-        Standing { state, created: now, since: now }
+        Standing { state, created: now, since: now, settled: None }
     }
 
     fn become_state(&mut self, state: KeyState, now: Timestamp) {
         self.state = state;
         self.since = now;
+        self.settled = None;
+    }
+
+    fn settle(&mut self, signs_somewhere: bool, now: Timestamp) {
+        if self.state == KeyState::Retired {
+            self.settled = if signs_somewhere { None } else { self.settled.or(Some(now)) };
+        }
     }
 
     fn outlived(&self, now: Timestamp, stay: Millis) -> bool {
-        self.state == KeyState::Retired && now >= self.since + stay
+        self.state == KeyState::Retired && self.settled.is_some_and(|settled| now >= settled + stay)
     }
 }
 
@@ -309,6 +320,12 @@ impl SecretKey {
         self.standing.state
     }
 
+    /// Its id with a fingerprint of its secret: two key files that were made apart both begin with id 1.
+    pub fn name(&self) -> String {
+        let fingerprint = self.mac(&[b"edgekeep key name v1"]);
+        fingerprint.iter().take(8).fold(format!("{}-", self.id), |name, byte| name + &format!("{byte:02x}"))
+    }
+
     /// HMAC-SHA256 over the parts, one after the other: begin them with a label of the use, and let lengths be fixed.
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         self.mac.tag(parts)
@@ -333,7 +350,17 @@ pub struct Retention {
 }
 
 impl Retention {
-    fn of(&self, kind: KeyKind) -> Millis {
+    /// As a deployment's configuration gives it.
+    pub fn new(config: &Config) -> Retention {
+        Retention {
+            access: config.session.access_ttl + config.session.leeway,
+            refresh: config.session.refresh_ttl,
+            sticky: config.balance.sticky.max_age,
+        }
+    }
+
+    /// How long a retired key of this kind stays once nobody signs with it.
+    pub fn of(&self, kind: KeyKind) -> Millis {
         match kind {
             KeyKind::Access => self.access,
             KeyKind::Refresh | KeyKind::Log => self.refresh,
@@ -353,8 +380,17 @@ pub struct KeyRow {
     pub created: Timestamp,
     /// When it entered its state.
     pub since: Timestamp,
+    /// Of a retired key: when every live gateway was seen to sign with another one.
+    pub settled: Option<Timestamp>,
     /// False for a public half alone.
     pub can_sign: bool,
+}
+
+impl KeyRow {
+    /// When this key can go; `None` while it is in use, or while nobody has seen that it is not.
+    pub fn may_go_at(&self, retention: &Retention) -> Option<Timestamp> {
+        self.settled.map(|settled| settled + retention.of(self.kind))
+    }
 }
 
 /// All keys of a deployment. At most one of a kind is `next`; one is `current`, except that an edge beside a region
@@ -421,33 +457,73 @@ impl KeyRing {
         entropy: &mut Entropy,
         now: Timestamp,
     ) -> Result<KeyRing, KeyError> {
+        self.publish_next_of(&KeyKind::ALL, algorithm, entropy, now)
+    }
+
+    /// The first step for some kinds only; `algorithm` is that of a new access key.
+    pub fn publish_next_of(
+        &self,
+        kinds: &[KeyKind],
+        algorithm: KeyAlgorithm,
+        entropy: &mut Entropy,
+        now: Timestamp,
+    ) -> Result<KeyRing, KeyError> {
         if !self.can_issue() {
             return Err(KeyError::NotIssuing);
         }
-        if let Some(row) = self.list().into_iter().find(|row| row.state == KeyState::Next) {
+        let is_next = |row: &KeyRow| row.state == KeyState::Next && kinds.contains(&row.kind);
+        if let Some(row) = self.list().into_iter().find(is_next) {
             return Err(KeyError::NextExists(row.kind));
         }
         let mut ring = self.clone();
         let standing = Standing::new(KeyState::Next, now);
-        ring.access.push(AccessKey::from_seed(algorithm, entropy.bytes(), standing));
-        for (kind, keys) in ring.secrets_mut() {
+        if kinds.contains(&KeyKind::Access) {
+            ring.access.push(AccessKey::from_seed(algorithm, entropy.bytes(), standing));
+        }
+        for (kind, keys) in ring.secrets_mut().into_iter().filter(|(kind, _)| kinds.contains(kind)) {
             let id = free_id(keys).ok_or(KeyError::NoFreeId(kind))?;
             keys.push(SecretKey::new(id, Secret::new(entropy.bytes()), standing));
         }
         Ok(ring)
     }
 
-    /// Second step, once every live gateway has reported the next keys: they sign, and the current ones retire.
+    /// Second step, once every live gateway has reported the next keys ([`KeyRing::next_names`] against
+    /// [`gateways_lacking`](super::gateways_lacking)): they sign, and the current ones retire.
     pub fn promote_next(&self, now: Timestamp) -> Result<KeyRing, KeyError> {
+        self.promote_next_of(&KeyKind::ALL, now)
+    }
+
+    /// The second step for some kinds only.
+    pub fn promote_next_of(&self, kinds: &[KeyKind], now: Timestamp) -> Result<KeyRing, KeyError> {
         if !self.can_issue() {
             return Err(KeyError::NotIssuing);
         }
         let mut ring = self.clone();
-        promote(KeyKind::Access, ring.access.iter_mut().map(|key| &mut key.standing), now)?;
-        for (kind, keys) in ring.secrets_mut() {
+        if kinds.contains(&KeyKind::Access) {
+            promote(KeyKind::Access, ring.access.iter_mut().map(|key| &mut key.standing), now)?;
+        }
+        for (kind, keys) in ring.secrets_mut().into_iter().filter(|(kind, _)| kinds.contains(kind)) {
             promote(kind, keys.iter_mut().map(|key| &mut key.standing), now)?;
         }
         Ok(ring)
+    }
+
+    /// Third step: notes which retired keys no live gateway signs with any more. A key's time to stay counts from here,
+    /// since a gateway goes on signing with the old one until it has taken up the new file.
+    pub fn settle(&self, live: &[LiveGateway], now: Timestamp) -> KeyRing {
+        let signs = |kind, name: &str| live.iter().any(|gateway| gateway.report.signs.contains(kind, name));
+        let mut ring = self.clone();
+        for key in &mut ring.access {
+            let signs = signs(KeyKind::Access, &key.kid);
+            key.standing.settle(signs, now);
+        }
+        for (kind, keys) in ring.secrets_mut() {
+            for key in keys {
+                let signs = signs(kind, &key.name());
+                key.standing.settle(signs, now);
+            }
+        }
+        ring
     }
 
     /// Last step: without the retired keys that nothing alive was signed with.
@@ -458,6 +534,33 @@ impl KeyRing {
             keys.retain(|key| !key.standing.outlived(now, retention.of(kind)));
         }
         ring
+    }
+
+    /// The names of all keys that it verifies with.
+    pub fn names(&self) -> KeyNames {
+        self.names_where(|_| true)
+    }
+
+    /// The names of the keys that it signs with.
+    pub fn signing_names(&self) -> KeyNames {
+        self.names_where(|state| state == KeyState::Current)
+    }
+
+    /// The names of the next keys of some kinds.
+    pub fn next_names(&self, kinds: &[KeyKind]) -> KeyNames {
+        let mut names = self.names_where(|state| state == KeyState::Next);
+        names.keep_kinds(kinds);
+        names
+    }
+
+    fn names_where(&self, wanted: impl Fn(KeyState) -> bool) -> KeyNames {
+        let access = self.access.iter().filter(|key| wanted(key.state()));
+        let mut names: KeyNames = access.map(|key| (KeyKind::Access, key.kid.to_string())).collect();
+        for kind in KeyKind::ALL {
+            let keys = self.secrets(kind).iter().filter(|key| wanted(key.state()));
+            names.extend(keys.map(|key| (kind, key.name())));
+        }
+        names
     }
 
     /// The JWK Set (RFC 7517) of all public keys, the next one included. HS256 keys have none and never appear.
@@ -479,7 +582,7 @@ impl KeyRing {
         }
     }
 
-    /// Every key without its secret: for `keys list`, and for the ids that a gateway reports.
+    /// Every key without its secret, for `keys list`.
     pub fn list(&self) -> Vec<KeyRow> {
         let access = self.access.iter().map(|key| KeyRow {
             kind: KeyKind::Access,
@@ -488,6 +591,7 @@ impl KeyRing {
             state: key.standing.state,
             created: key.standing.created,
             since: key.standing.since,
+            settled: key.standing.settled,
             can_sign: key.can_sign(),
         });
         let secrets = KeyKind::ALL.into_iter().flat_map(|kind| {
@@ -498,6 +602,7 @@ impl KeyRing {
                 state: key.standing.state,
                 created: key.standing.created,
                 since: key.standing.since,
+                settled: key.standing.settled,
                 can_sign: true,
             })
         });
@@ -537,6 +642,7 @@ fn promote<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::GatewayReport;
     use wasm_bindgen_test::wasm_bindgen_test;
 
     const NOW: Timestamp = Timestamp(1_750_000_000_000);
@@ -602,11 +708,64 @@ mod tests {
         assert_eq!(promoted.current(KeyKind::Refresh).unwrap().id(), 2);
         assert_eq!(promoted.find(KeyKind::Refresh, 1).unwrap().state(), KeyState::Retired);
 
-        let left = |at: Timestamp| KeyKind::ALL.map(|kind| states(&promoted.drop_retired(at, &RETENTION), kind).len());
+        let unsettled = promoted.drop_retired(later + RETENTION.refresh, &RETENTION);
+        assert_eq!(unsettled.list(), promoted.list(), "nobody knows yet that no gateway signs with them");
+        let settled = promoted.settle(&[], later).settle(&[], later + Millis(5));
+        let left = |at: Timestamp| KeyKind::ALL.map(|kind| states(&settled.drop_retired(at, &RETENTION), kind).len());
         assert_eq!(left(later + Millis(899_999)), [2, 2, 2, 2]);
         assert_eq!(left(later + RETENTION.access), [1, 2, 2, 2]);
         assert_eq!(left(later + RETENTION.sticky), [1, 2, 1, 2]);
         assert_eq!(left(later + RETENTION.refresh), [1, 1, 1, 1]);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn one_kind_rotates_while_the_others_stay() {
+        let mut entropy = Entropy::for_tests(2);
+        let kinds = [KeyKind::Access, KeyKind::Log];
+        let first = ring(KeyAlgorithm::EdDsa);
+        let published = first.publish_next_of(&kinds, KeyAlgorithm::EdDsa, &mut entropy, NOW).unwrap();
+        assert_eq!(published.next_names(&[KeyKind::Log]).of(KeyKind::Log).len(), 1);
+        assert!(published.next_names(&[KeyKind::Sticky]).is_empty());
+        // What the others do meanwhile is no obstacle.
+        let all = published.publish_next_of(&[KeyKind::Refresh], KeyAlgorithm::EdDsa, &mut entropy, NOW).unwrap();
+        let promoted = all.promote_next_of(&kinds, NOW).unwrap();
+        let counts = KeyKind::ALL.map(|kind| states(&promoted, kind));
+        use KeyState::{Current, Next, Retired};
+        assert_eq!(counts, [vec![Retired, Current], vec![Current, Next], vec![Current], vec![Retired, Current]]);
+        assert_eq!(promoted.promote_next_of(&kinds, NOW).unwrap_err(), KeyError::NoNext(KeyKind::Access));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_retired_keys_time_counts_only_while_no_gateway_signs_with_it() {
+        let old = ring(KeyAlgorithm::EdDsa);
+        let published = old.publish_next(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(2), NOW).unwrap();
+        let promoted = published.promote_next(NOW).unwrap();
+        let at = |ring: &KeyRing| {
+            let rows = ring.list();
+            rows.iter().find(|row| row.state == KeyState::Retired).unwrap().may_go_at(&RETENTION)
+        };
+        let gateway = |ring: &KeyRing| LiveGateway {
+            id: "b".into(),
+            report: GatewayReport { knows: ring.names(), signs: ring.signing_names(), ..GatewayReport::default() },
+        };
+        let (behind, done) = (gateway(&published), gateway(&promoted));
+        let unsettled = promoted.settle(std::slice::from_ref(&behind), NOW + Millis(10));
+        assert_eq!(at(&unsettled), None);
+        let settled = unsettled.settle(std::slice::from_ref(&done), NOW + Millis(20));
+        assert_eq!(at(&settled), Some(NOW + Millis(20) + RETENTION.access));
+        // A gateway that comes back with an old file starts the time anew.
+        let again = settled.settle(&[done.clone(), behind], NOW + Millis(30));
+        assert_eq!(at(&again), None);
+        assert_eq!(at(&again.settle(&[done], NOW + Millis(40))), Some(NOW + Millis(40) + RETENTION.access));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn keys_of_two_files_with_one_id_have_two_names() {
+        let (mine, theirs) =
+            (ring(KeyAlgorithm::Hs256), KeyRing::generate(KeyAlgorithm::Hs256, &mut Entropy::for_tests(9), NOW));
+        let name = |ring: &KeyRing| ring.current(KeyKind::Refresh).unwrap().name();
+        assert!(name(&mine).starts_with("1-") && name(&theirs).starts_with("1-"));
+        assert_ne!(name(&mine), name(&theirs));
     }
 
     #[wasm_bindgen_test(unsupported = test)]
@@ -630,7 +789,7 @@ mod tests {
         for _ in 0..255 {
             now = now + RETENTION.refresh;
             ring = ring.publish_next(KeyAlgorithm::Hs256, &mut entropy, now).unwrap().promote_next(now).unwrap();
-            ring = ring.drop_retired(now + RETENTION.refresh, &RETENTION);
+            ring = ring.settle(&[], now).drop_retired(now + RETENTION.refresh, &RETENTION);
             seen.push(ring.current(KeyKind::Sticky).unwrap().id());
         }
         seen.sort_unstable();

@@ -1,6 +1,7 @@
 //! Access tokens and the keys behind them (DESIGN §4).
 //!
-//! [`KeyRing`] holds the keys and their rotation, [`sign_access`] issues, [`Verifier`] refuses, [`TokenCache`] spares
+//! [`KeyRing`] holds the keys and their rotation, [`KeyRoster`] keeps gateways from signing with what another cannot
+//! verify, [`sign_access`] issues, [`Verifier`] refuses, [`TokenCache`] spares
 //! repeated signatures, and [`parse_jwks`] brings the edge the keys that it does not know yet.
 
 mod access;
@@ -11,6 +12,7 @@ mod keyfile;
 mod keys;
 mod members;
 mod provider;
+mod roster;
 mod verify;
 
 pub use access::{AccessClaims, SignError, sign_access};
@@ -20,4 +22,7 @@ pub use jwks::{JwksError, MAX_JWKS_KEYS, PublicKey, parse_jwks};
 pub use keyfile::{FieldFault, KeyError};
 pub use keys::{AccessKey, EdgeRole, KeyAlgorithm, KeyKind, KeyRing, KeyRow, KeyState, Retention, SecretKey};
 pub use provider::install as install_jwt_provider;
+pub use roster::{
+    GatewayReport, KeyNames, KeyRoster, Lack, LiveGateway, NotReady, Refusal, TakingUp, gateways_lacking,
+};
 pub use verify::{Fault, MAX_TOKEN, Part, TokenError, Verifier};

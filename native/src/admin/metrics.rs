@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use edgekeep_core::metrics::{Cells, Exposition, Kind, Refresh, TextFormat};
 
 use crate::gateway::{Shared, clock};
+use crate::reports::Reports;
 use crate::store::redis::{Redis, UNREPLICATED};
 
-pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> String {
+pub fn exposition(shared: &Shared, reports: &Reports, cores: &[Cells], format: TextFormat) -> String {
     let mut sum = Cells::default();
     cores.iter().for_each(|cells| sum.merge(cells));
     let now = clock::now();
@@ -60,6 +61,15 @@ pub fn exposition(shared: &Shared, cores: &[Cells], format: TextFormat) -> Strin
     if let Some(redis) = shared.store.redis() {
         store_in_redis(&mut out, redis);
     }
+    out.family("edgekeep_gateways_live", Kind::Gauge, None, "Gateways that reported to the store within their lease.");
+    out.sample(&[], reports.live() as f64);
+    out.family(
+        "edgekeep_keys_ready",
+        Kind::Gauge,
+        None,
+        "1 while no other gateway signs with a key that this one lacks.",
+    );
+    out.sample(&[], f64::from(u8::from(reports.readiness().is_ok())));
 
     let rules = shared.rules.load();
     if let Some(map) = rules.map() {

@@ -1,4 +1,4 @@
-//! The admin side, on the control thread: is it alive, is it ready, what did it count.
+//! The admin side, on the control thread: is it alive, is it ready, what did it count, which gateways are live.
 
 mod metrics;
 
@@ -19,11 +19,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::gateway::{Gateway, Shared};
+use crate::reports::Reports;
 
 /// What the admin side speaks for.
 pub struct Admin {
     pub shared: Shared,
     pub gateway: Arc<Gateway>,
+    pub reports: Rc<Reports>,
     /// Needed for everything but health, when it is set.
     pub token: Option<Secrets>,
 }
@@ -66,7 +68,10 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
         "/readyz" if admin.gateway.is_draining() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".to_owned())
         }
-        "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+        "/readyz" => match admin.reports.readiness() {
+            Ok(()) => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{why}\n")),
+        },
         _ if !admin.admits(&request) => {
             let mut response = text(StatusCode::UNAUTHORIZED, "text/plain", "the admin token is needed\n".to_owned());
             response
@@ -78,9 +83,14 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
             let format = TextFormat::negotiate(accept);
             let cells = admin.gateway.cells().await;
-            text(StatusCode::OK, format.content_type(), metrics::exposition(&admin.shared, &cells, format))
+            text(
+                StatusCode::OK,
+                format.content_type(),
+                metrics::exposition(&admin.shared, &admin.reports, &cells, format),
+            )
         }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics\n".to_owned()),
+        "/gateways" => text(StatusCode::OK, "application/json", admin.reports.to_json()),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics /gateways\n".to_owned()),
     })
 }
 

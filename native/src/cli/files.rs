@@ -1,9 +1,9 @@
-//! Keys and secrets on disk: made once, readable by their owner only, never overwritten.
+//! Keys and secrets on disk: readable by their owner only, made once, and replaced as a whole or not at all.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -95,6 +95,78 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The keys of a file, whatever they are for. `key` names the file in errors.
+pub fn any_keys(path: &Path, key: &str) -> Result<KeyRing, Failure> {
+    let shown = path.display();
+    let text = read_private(path, key)?.ok_or_else(|| format!("{key}: {shown} does not exist"))?;
+    Ok(KeyRing::from_json(&text).map_err(|e| format!("{key}: {shown}: {e}"))?)
+}
+
+/// Replaces the keys of a file with what `edit` makes of them. A gateway that reads it meanwhile gets the old ones or the
+/// new ones, whole; so does one after a crash. Of two commands at once the second is refused.
+pub fn edit_keys<T>(
+    path: &Path,
+    key: &str,
+    edit: impl FnOnce(&KeyRing) -> Result<(KeyRing, T), Failure>,
+) -> Result<T, Failure> {
+    // Behind a symbolic link the file is replaced, not the link.
+    let path = path.canonicalize().map_err(|e| format!("{key}: cannot open {}: {e}", path.display()))?;
+    let mut draft = Draft::beside(&path)?;
+    let old = any_keys(&path, key)?;
+    let (new, result) = edit(&old)?;
+    let text = new.to_json();
+    if text != old.to_json() {
+        draft.replace(&path, text.as_bytes()).map_err(|e| format!("{key}: cannot write {}: {e}", path.display()))?;
+    }
+    Ok(result)
+}
+
+/// A new version of a file while it is written; gone again unless it took the file's place.
+struct Draft {
+    file: File,
+    path: PathBuf,
+}
+
+impl Draft {
+    fn beside(path: &Path) -> Result<Draft, Failure> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let path = path.with_file_name(name);
+        let shown = path.display();
+        match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&path) {
+            Ok(file) => Ok(Draft { file, path }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(format!(
+                "{shown} exists: another command is changing these keys, or one was interrupted; then remove it"
+            )
+            .into()),
+            Err(error) => Err(format!("cannot write {shown}: {error}").into()),
+        }
+    }
+
+    fn replace(&mut self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        // The gateway's user must be able to read what an administrator changed.
+        let (old, new) = (std::fs::metadata(path)?, self.file.metadata()?);
+        if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+            fchown(&self.file, Some(old.uid()), Some(old.gid()))?;
+        }
+        self.file.set_permissions(Permissions::from_mode(PRIVATE))?;
+        self.file.write_all(bytes)?;
+        self.file.sync_all()?;
+        std::fs::rename(&self.path, path)?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Nothing is there when it took the file's place.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +191,41 @@ mod tests {
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let error = keys(&path, Algorithm::HS256).unwrap_err().to_string();
         assert!(error.contains("can be read by others (mode 640)"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_replaced_whole_and_stay_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("keys.json"), folder.path().join("link.json"));
+        keys(&path, Algorithm::EdDSA).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let publish = |ring: &KeyRing| {
+            let next = ring.publish_next(KeyAlgorithm::EdDsa, &mut Entropy::from_seed(seed()?), clock::now())?;
+            Ok((next, ()))
+        };
+        edit_keys(&link, "--file", publish).unwrap();
+        assert_eq!(any_keys(&path, "--file").unwrap().list().len(), 8);
+        assert!(link.is_symlink() && !path.is_symlink());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // What is refused changes nothing and leaves nothing behind.
+        let before = std::fs::read(&path).unwrap();
+        let refused = edit_keys(&path, "--file", publish).unwrap_err().to_string();
+        assert!(refused.contains("already published"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn two_commands_at_once_do_not_undo_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        keys(&path, Algorithm::EdDSA).unwrap();
+        edit_keys(&path, "--file", |ring| {
+            let second = edit_keys(&path, "--file", |ring| Ok((ring.clone(), ()))).unwrap_err().to_string();
+            assert!(second.contains("another command is changing these keys"), "{second}");
+            Ok((ring.clone(), ()))
+        })
+        .unwrap();
+        edit_keys(&path, "--file", |ring| Ok((ring.clone(), ()))).unwrap();
     }
 }

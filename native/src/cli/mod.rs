@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; what several need stands in `files` (keys and secrets on disk), `settings`
-//! (from a configuration to a running gateway's parts) and `log`.
+//! (from a configuration to a running gateway's parts), `ask` (what the running gateways say) and `log`.
 
+mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -8,6 +9,7 @@ mod edge;
 mod files;
 mod keys;
 mod log;
+mod rotate;
 mod run;
 mod serve;
 mod settings;
@@ -40,7 +42,7 @@ enum Command {
     /// Write the configuration of another deployment
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make and list keys
+    /// Make, list, rotate, retire and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
     /// Run the demo's origins alone

@@ -1,5 +1,5 @@
-//! A gateway from start to end: starts the cores, serves the admin side on the control thread, reloads on SIGHUP, and on
-//! SIGTERM or Ctrl-C finishes what is in flight.
+//! A gateway from start to end: starts the cores, reports to the other gateways and serves the admin side on the control
+//! thread, reloads on SIGHUP, and on SIGTERM or Ctrl-C finishes what is in flight.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use edgekeep_core::Entropy;
-use edgekeep_core::config::StoreKind;
 use edgekeep_core::exchange::Secrets;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +16,7 @@ use super::{Failure, files, log};
 use crate::admin::{Admin, serve_admin};
 use crate::gateway::{Gateway, Shared, listen, seed};
 use crate::notify;
+use crate::reports::Reports;
 
 /// How long a gateway that ends goes on telling Workers of revocations.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -46,14 +46,9 @@ pub fn run(
         tracing::warn!("{warning}");
     }
     let (admin_listener, admin_token) = admin_side(&settings)?;
-    let key_file = settings.path(&settings.config.session.keys);
-    let (keys, fresh) = match settings.config.store.kind {
-        StoreKind::Embedded => files::keys(&key_file, settings.config.session.algorithm)?,
-        // Others share the store: keys that only this gateway has would log their users out.
-        StoreKind::Redis => (files::existing_keys(&key_file)?, false),
-    };
+    let (keys, fresh) = settings.keys()?;
     if fresh {
-        tracing::info!(path = %key_file.display(), "made a new key file");
+        tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
     }
     let live = Arc::new(settings.live()?);
     let store = settings.store(&live)?;
@@ -72,8 +67,12 @@ pub fn run(
         let mut hangup = signal(SignalKind::hangup())?;
         let gateway = Arc::new(Gateway::start(&shared)?);
         tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));
-        let admin = Rc::new(Admin { shared: shared.clone(), gateway: gateway.clone(), token: admin_token });
-        tokio::task::spawn_local(serve_admin(admin, tokio::net::TcpListener::from_std(admin_listener)?));
+        let reports = Rc::new(Reports::new(&shared, settings.config.admin.listen.port())?);
+        let reporting = reports.clone();
+        tokio::task::spawn_local(async move { reporting.run().await });
+        let admin =
+            Admin { shared: shared.clone(), gateway: gateway.clone(), reports: reports.clone(), token: admin_token };
+        tokio::task::spawn_local(serve_admin(Rc::new(admin), tokio::net::TcpListener::from_std(admin_listener)?));
         let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
         let mut beside = std::pin::pin!(beside);
         tracing::info!(listen = ?settings.config.server.listen, admin = %settings.config.admin.listen, "ready");
@@ -83,7 +82,7 @@ pub fn run(
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload(&settings, file.as_ref(), &shared),
+                _ = hangup.recv() => reload(&settings, file.as_ref(), &shared, &reports).await,
                 ended = beside.as_mut(), if failed.is_none() && !beside.is_finished() => match ended {
                     Ok(Err(error)) => { failed = Some(error); break }
                     Err(error) => { failed = Some(error.to_string()); break }
@@ -122,14 +121,19 @@ fn admin_side(settings: &Settings) -> Result<(std::net::TcpListener, Option<Secr
 }
 
 /// New rules from the file, if it is good and asks for nothing that a running gateway cannot change.
-fn reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) {
-    match try_reload(current, file, shared) {
+async fn reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared, reports: &Reports) {
+    match try_reload(current, file, shared, reports).await {
         Ok(()) => tracing::info!("reloaded"),
         Err(error) => tracing::error!(%error, "not reloaded: everything stays as it is"),
     }
 }
 
-fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Result<(), Failure> {
+async fn try_reload(
+    current: &Settings,
+    file: Option<&PathBuf>,
+    shared: &Shared,
+    reports: &Reports,
+) -> Result<(), Failure> {
     let file = file.ok_or("there is no configuration file to read again")?;
     let new = Settings::read(file)?;
     let refused = new.refused();
@@ -153,11 +157,17 @@ fn try_reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared) -> Re
     }
     // A running gateway never makes keys: a mistyped path would log everybody out.
     let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
-    let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
+    let secrets = new.secrets()?;
+    // Not before every other gateway can verify what these keys sign.
+    let swap = || -> Result<(), Failure> {
+        let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
+        shared.rules.store(new.rules(keys.clone(), map, secrets, &shared.live)?);
+        Ok(())
+    };
+    reports.take_up(&keys, swap).await?;
     if let Some(redis) = shared.store.redis() {
         redis.set_lifetimes(new.lifetimes());
     }
-    shared.rules.store(new.rules(keys, map, new.secrets()?, &shared.live)?);
     for warning in new.not_in_force() {
         tracing::warn!("{warning}");
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use edgekeep_core::config::Config;
 use edgekeep_core::exchange::Secrets;
 
@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::{Failure, files};
 
 #[derive(Args)]
-#[group(required = true, multiple = false, id = "what", args = ["config", "origin"])]
+#[command(group(ArgGroup::new("what").required(true).args(["config", "origin"])))]
 pub struct Options {
     /// The configuration file; its paths are relative to it
     #[arg(long, value_name = "FILE")]
@@ -79,4 +79,27 @@ pub fn generated_secrets(settings: &Settings, data: &Path) -> Result<(Secrets, V
     let edge = one(&config.edge.credential, "edge.credential", "edge-token", "edge credential")?;
     let origin = files::configured(&config.balance.origin_key, "balance.origin_key", &settings.base)?;
     Ok((Secrets::new(Some(&service), Some(&edge), origin.as_deref()), notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn an_origin_can_be_served_with_other_addresses_and_not_beside_a_file() {
+        let typed = |line: &str| Line::try_parse_from(std::iter::once("serve").chain(line.split(' ')));
+        let line = "--origin http://127.0.0.1:3000 --listen 127.0.0.1:1 --admin 127.0.0.1:2 --data elsewhere";
+        assert_eq!(typed(line).unwrap().options.data, PathBuf::from("elsewhere"));
+        assert!(typed("--config a.toml").is_ok());
+        assert!(typed("--config a.toml --origin http://127.0.0.1:3000").is_err());
+        assert!(typed("--data elsewhere").is_err());
+    }
 }

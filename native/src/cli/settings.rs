@@ -102,6 +102,21 @@ impl Settings {
         Ok(Secrets::new(service.as_deref(), edge.as_deref(), origin.as_deref()))
     }
 
+    /// The keys to start with. Where several gateways share a store, a missing file is refused and never made: each would
+    /// make its own. True: they were made now.
+    pub fn keys(&self) -> Result<(KeyRing, bool), Failure> {
+        let path = self.path(&self.config.session.keys);
+        if self.config.store.kind == StoreKind::Redis && !path.exists() {
+            let shown = path.display();
+            return Err(format!(
+                "session.keys: {shown} does not exist, and store.kind = \"redis\" makes none: all gateways need the same. \
+                 Copy another gateway's, or make the first with `edgekeep keys generate --file {shown}`"
+            )
+            .into());
+        }
+        files::keys(&path, self.config.session.algorithm)
+    }
+
     pub fn live(&self) -> Result<Live, Failure> {
         Ok(Live::new(&self.config, &mut Entropy::from_seed(seed()?)))
     }
@@ -175,5 +190,23 @@ impl Settings {
     pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {
         let rules = Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?;
         Ok(Arc::new(rules))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_that_share_a_store_are_given_their_keys_and_never_make_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "[store]\nkind = \"redis\"\nnodes = [\"redis://127.0.0.1:7000\"]\n\
+                    [[pools]]\nshard = \"shard_0\"\norigins = [{ id = \"a\", url = \"http://127.0.0.1:9001\" }]";
+        let settings = Settings { config: Config::from_toml(text).unwrap(), base: folder.path().to_owned() };
+        let refused = settings.keys().unwrap_err().to_string();
+        assert!(refused.starts_with("session.keys: ") && refused.contains("does not exist"), "{refused}");
+        assert!(!settings.path("data/keys.json").exists());
+        files::keys(&settings.path("data/keys.json"), settings.config.session.algorithm).unwrap();
+        assert!(!settings.keys().unwrap().1);
     }
 }

@@ -6,7 +6,7 @@ mod format;
 pub mod redis;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use edgekeep_core::exchange::Freshness;
@@ -37,6 +37,8 @@ pub enum OpenError {
 pub struct Store {
     kept: Kept,
     timeout: Duration,
+    /// The last report of the one gateway that can have an embedded store open.
+    report: Arc<Mutex<Option<(String, String)>>>,
 }
 
 #[derive(Clone)]
@@ -49,7 +51,13 @@ impl Store {
     /// Opens (or makes) the embedded store. Its thread drops what it revoked from `near` before it answers, so that a
     /// revocation is seen by every core at once.
     pub fn open_embedded(path: &Path, near: Arc<NearCache>, timeout: Duration) -> Result<Store, OpenError> {
-        Ok(Store { kept: Kept::Embedded(embedded::Embedded::open(path, near)?), timeout })
+        Ok(Store { kept: Kept::Embedded(embedded::Embedded::open(path, near)?), timeout, report: Arc::default() })
+    }
+
+    /// Whether a process has this embedded store open.
+    pub fn is_open_elsewhere(path: &Path) -> bool {
+        // Shared and without repair: nothing is changed by asking.
+        matches!(redb::ReadOnlyDatabase::open(path), Err(redb::DatabaseError::DatabaseAlreadyOpen))
     }
 
     /// Connects to Redis, which tells `near` of every change of what was read from it.
@@ -59,7 +67,7 @@ impl Store {
         lifetimes: redis::Lifetimes,
     ) -> Result<Store, OpenError> {
         let timeout = login.timeout;
-        Ok(Store { kept: Kept::Redis(redis::Redis::open(login, near, lifetimes)?), timeout })
+        Ok(Store { kept: Kept::Redis(redis::Redis::open(login, near, lifetimes)?), timeout, report: Arc::default() })
     }
 
     /// Performs an operation. What was answered positively is on disk, or on as many replicas as are waited for.
@@ -92,18 +100,25 @@ impl Store {
         }
     }
 
-    /// Reports for this gateway under a lease, and answers what all live ones report, this one among them. `None`: the
-    /// store does not answer.
-    pub async fn exchange_reports(
-        &self,
-        gateway: &str,
-        report: &str,
-        lease: Duration,
-    ) -> Option<Vec<(String, String)>> {
+    /// Reports this gateway for the time of the lease, and reads every live gateway's report (id and JSON), its own
+    /// included, in one step: of two that do this, one sees the other. `None`: the store is unavailable.
+    pub async fn exchange_reports(&self, id: &str, report: &str, lease: Duration) -> Option<Vec<(String, String)>> {
         match &self.kept {
-            // Nobody else can have it open.
-            Kept::Embedded(_) => Some(vec![(gateway.to_owned(), report.to_owned())]),
-            Kept::Redis(redis) => redis.exchange_reports(gateway, report, lease).await,
+            Kept::Embedded(_) => {
+                *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.to_owned(), report.to_owned()));
+                self.reports().await
+            }
+            Kept::Redis(redis) => redis.exchange_reports(id, report, lease).await,
+        }
+    }
+
+    /// The reports of all live gateways, for commands that are none themselves. `None`: the store is unavailable.
+    pub async fn reports(&self) -> Option<Vec<(String, String)>> {
+        match &self.kept {
+            Kept::Embedded(_) => {
+                Some(self.report.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect())
+            }
+            Kept::Redis(redis) => redis.exchange_reports("", "", Duration::ZERO).await,
         }
     }
 

@@ -2,6 +2,8 @@
 //! gateway beside each and an application behind it that keeps what arrived. Each claim runs against every proxy
 //! (`nginx::…`, `haproxy::…`, `envoy::…`); a proxy that is not there fails its tests and says how to bring it.
 
+#![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
+
 mod failures;
 mod identity;
 mod paths;
@@ -19,8 +21,12 @@ use libtest_mimic::{Arguments, Failed, Trial, run};
 
 use stand::{Proxy, Stand};
 
+/// A claim's name and its story.
+type Shared = (&'static str, fn(&Stand) -> Result<()>);
+type Alone = (&'static str, fn(Proxy) -> Result<()>);
+
 /// Claims that leave nothing behind share a stand, each with users of its own.
-const SHARED: [(&str, fn(&Stand) -> Result<()>); 12] = [
+const SHARED: [Shared; 12] = [
     ("the_application_is_told_who_was_admitted", identity::the_application_is_told_who_was_admitted),
     ("what_a_client_calls_itself_never_arrives", identity::what_a_client_calls_itself_never_arrives),
     (
@@ -39,7 +45,7 @@ const SHARED: [(&str, fn(&Stand) -> Result<()>); 12] = [
 ];
 
 /// Those that kill something, or need another application or script.
-const ALONE: [(&str, fn(Proxy) -> Result<()>); 2] = [
+const ALONE: [Alone; 2] = [
     ("when_edgekeep_is_down_or_hangs_nothing_arrives", failures::when_edgekeep_is_down_or_hangs_nothing_arrives),
     ("an_application_keeps_its_users_data", failures::an_application_keeps_its_users_data),
 ];
@@ -78,6 +84,7 @@ pub fn is_long() -> bool {
     std::env::var_os("EDGEKEEP_LONG").is_some()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "map_err hands it over")]
 fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }

@@ -154,7 +154,7 @@ pub fn whatever_arrives_was_admitted_as_what_it_is(s: &Stand) -> Result<()> {
                 for reading in readings(&arrived.target) {
                     let falls_under = |route: &&str| reading == **route || reading.starts_with(&format!("{route}/"));
                     ensure!(
-                        admitted.iter().any(|route| falls_under(route)),
+                        admitted.iter().any(falls_under),
                         "{shown:?} arrived as {:?}, which an application may read as {reading:?}, {}",
                         String::from_utf8_lossy(&arrived.target),
                         if token.is_some() { "with a session that has ended" } else { "without a credential" },

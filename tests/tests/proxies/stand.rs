@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The application's name, as clients ask for it.
 pub const HOST: &str = "app.example";
 
+#[allow(clippy::enum_variant_names, reason = "HAProxy is its name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proxy {
     Nginx,

@@ -4,6 +4,8 @@
 //! Scenarios that leave nothing behind share one deployment of each kind, with users of their own. Those that kill
 //! something start their own. A deployment's logs are searched after its last scenario: no panic, no secret.
 
+#![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
+
 mod authorize;
 mod bodies;
 mod cluster;
@@ -13,6 +15,7 @@ mod events;
 mod failures;
 mod headers;
 mod input;
+mod keys;
 mod layout;
 mod life;
 mod oauth;
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         failures::scenarios(),
         layout::scenarios(),
         cluster::scenarios(),
+        keys::scenarios(),
     ]
     .into_iter()
     .flatten()

@@ -239,6 +239,15 @@ impl World {
         self
     }
 
+    /// A reload with another key file.
+    fn take_keys(&mut self, keys: KeyRing) {
+        let rules = &self.rules;
+        let (config, map, secrets) = (rules.config.clone(), rules.map.clone(), rules.secrets.clone());
+        let rules = Rules::new(config, rules.site, keys.clone(), map, secrets, rules.in_force, &self.live);
+        self.rules = Arc::new(rules.unwrap());
+        self.keys = keys;
+    }
+
     /// The same process with another shard map, or none yet.
     fn with_map(mut self, map: Option<ShardMap>) -> World {
         let rules = &self.rules;

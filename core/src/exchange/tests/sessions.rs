@@ -301,3 +301,36 @@ fn the_public_keys_are_for_everyone_and_verify_what_was_issued() {
     assert_eq!(answer.json()["keys"][0]["kid"], kid);
     assert_eq!(answer.json()["keys"][0].get("d"), None);
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn the_public_keys_may_be_kept_and_are_not_sent_again_while_they_are_the_same() {
+    let mut world = World::new();
+    let jwks = || get("/.well-known/jwks.json");
+    let answer = world.run(jwks());
+    assert_eq!(answer.header("cache-control"), Some("public, max-age=300"));
+    let tag = answer.header("etag").unwrap().to_owned();
+    assert!(tag.starts_with('"') && tag.ends_with('"') && tag.len() == 26, "{tag}");
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+        let again = world.run(jwks().header("if-none-match", &known));
+        assert_eq!((again.status, again.header("etag")), (304, Some(tag.as_str())), "{known}");
+        assert_eq!(again.header("cache-control"), Some("public, max-age=300"));
+        assert_eq!((again.header("content-type"), again.text()), (None, String::new()), "a 304 has no body");
+    }
+    // A next key is published at once, and all states are in it.
+    let next = world.keys.publish_next(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(9), world.now).unwrap();
+    world.take_keys(next);
+    let changed = world.run(jwks().header("if-none-match", &tag));
+    assert_eq!((changed.status, changed.json()["keys"].as_array().unwrap().len()), (200, 2));
+    let promoted = world.keys.promote_next(world.now).unwrap();
+    world.take_keys(promoted);
+    assert_eq!(world.run(jwks()).json()["keys"].as_array().unwrap().len(), 2);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn shared_keys_are_published_nowhere() {
+    let mut world = World::new();
+    let shared = KeyRing::generate(KeyAlgorithm::Hs256, &mut Entropy::for_tests(3), world.now);
+    world.take_keys(shared);
+    let answer = world.run(get("/.well-known/jwks.json"));
+    assert_eq!((answer.status, answer.json()), (200, json!({"keys": []})));
+}
