@@ -45,7 +45,7 @@ impl UserId {
         if text.is_empty() || text.len() > MAX_USER_ID {
             return Err(UserIdError::Length(text.len()));
         }
-        if text.chars().any(char::is_control) {
+        if has_control(text) {
             return Err(UserIdError::Control);
         }
         Ok(UserId(text.into()))
@@ -83,6 +83,11 @@ impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether there is a control character; the usual ASCII text is looked at byte by byte.
+pub(crate) fn has_control(text: &str) -> bool {
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }
 
 /// An integer's canonical decimal form: no plus sign, no leading zeros, no `-0`; `None` for anything else.

@@ -15,6 +15,13 @@ impl Timestamp {
         self.0 / 1000
     }
 
+    /// Seconds from `now` until this instant, rounded up and at least 1: a time to live of 0 would mean "gone at once"
+    /// to a cookie and "for ever" or an error to a store.
+    pub const fn ttl_seconds(self, now: Timestamp) -> u64 {
+        let seconds = self.since(now).seconds_up();
+        if seconds == 0 { 1 } else { seconds }
+    }
+
     /// How long ago `earlier` was; zero when it lies in the future (clocks step back).
     pub const fn since(self, earlier: Timestamp) -> Millis {
         Millis(self.0.saturating_sub(earlier.0))
@@ -123,6 +130,10 @@ mod tests {
         assert_eq!(Millis(1).seconds_up(), 1);
         assert_eq!(Millis(1000).seconds_up(), 1);
         assert_eq!(Millis(1001).seconds_up(), 2);
+        assert_eq!(Timestamp(5_001).ttl_seconds(Timestamp(5_000)), 1);
+        assert_eq!(Timestamp(5_000).ttl_seconds(Timestamp(5_000)), 1, "over, and still not 0");
+        assert_eq!(Timestamp(4_000).ttl_seconds(Timestamp(5_000)), 1);
+        assert_eq!(Timestamp(7_001).ttl_seconds(Timestamp(5_000)), 3);
     }
 
     #[wasm_bindgen_test(unsupported = test)]

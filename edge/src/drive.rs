@@ -16,6 +16,7 @@ use edgekeep_core::{Millis, SessionId, Timestamp};
 use crate::head::{RequestHead, ResponseHead};
 use crate::isolate::Isolate;
 use crate::kv::Put;
+use crate::log;
 use crate::wire::{self, Ending};
 
 /// How long after an answer is due its place at the origin is given back, whatever became of it.
@@ -151,6 +152,9 @@ impl Isolate {
         let took = now.since(waiting.begun);
         waiting.exchange.head_sent(took.0.saturating_mul(1000));
         let after = waiting.exchange.finished(Finished::Sent, now, &mut self.local);
+        if let Some(event) = after.event {
+            log::event(&event);
+        }
         waiting.due.extend(after.confirm.map(|(id, generation)| Due::Confirm(id, generation)));
         if self.map_due(now) {
             waiting.due.push(Due::RefreshMap);

@@ -13,6 +13,9 @@ pub const PINNED_TO_TWO_ORIGINS: &str = "pinned-to-shard-0";
 /// A user whose shard is pinned: the pool with one origin.
 pub const PINNED_TO_ONE_ORIGIN: &str = "pinned-to-shard-1";
 
+/// A user of streams, on one origin too: what goes on for long must not weigh on the pool whose balance is looked at.
+pub const PINNED_WITH_STREAMS: &str = "streams-on-shard-1";
+
 /// The address whose `X-Forwarded-*` headers are believed.
 pub const TRUSTED_PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
@@ -104,7 +107,7 @@ keys = "data/keys.json"
 
 [shards.users]
 count = 2
-pins = {{ "{PINNED_TO_TWO_ORIGINS}" = "shard_0", "{PINNED_TO_ONE_ORIGIN}" = "shard_1" }}
+pins = {{ "{PINNED_TO_TWO_ORIGINS}" = "shard_0", "{PINNED_TO_ONE_ORIGIN}" = "shard_1", "{PINNED_WITH_STREAMS}" = "shard_1" }}
 
 [limits]
 creates = "100000/1s"
@@ -190,22 +193,22 @@ shard = "user"
 [[routes]]
 path = "/ws/{{rest..}}"
 auth = "session"
-shard = "user"
+shard = "shard_1"
 
 [[routes]]
 path = "/ws/account/{{rest..}}"
 auth = "strict"
-shard = "user"
+shard = "shard_1"
 
 [[routes]]
 path = "/ws/token/{{rest..}}"
 auth = "token"
-shard = "user"
+shard = "shard_1"
 
 [[routes]]
 path = "/events/{{rest..}}"
 auth = "session"
-shard = "user"
+shard = "shard_1"
 
 [[routes]]
 path = "/status/{{rest..}}"
@@ -245,6 +248,8 @@ fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
         "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
          wait_replicas = {wait_replicas}\n{password}"
     )
+}
+
 fn application(port: u16) -> String {
     let mut text = format!(
         r#"

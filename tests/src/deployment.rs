@@ -303,11 +303,6 @@ impl Deployment {
         Ok(sum)
     }
 
-    /// The log of the first gateway so far.
-    pub fn gateway_log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.log("gateway")).unwrap_or_default()).into_owned()
-    }
-
     /// `kill -9` of the gateway.
     pub fn kill_gateway(&self) -> Result<()> {
         let mut gateway = lock(&self.gateway).take().context("the gateway does not run")?;
@@ -437,6 +432,11 @@ impl Deployment {
             text += &cluster.last_words();
         }
         text
+    }
+
+    /// What the gateway has said so far. Its lines come a moment after what they tell of.
+    pub fn gateway_log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log("gateway"))?).into_owned())
     }
 
     fn log(&self, name: &str) -> PathBuf {

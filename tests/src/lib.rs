@@ -16,7 +16,9 @@ mod user;
 
 pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
-pub use config::{GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, Setup, TRUSTED_PROXY};
+pub use config::{
+    GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, Setup, TRUSTED_PROXY,
+};
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};

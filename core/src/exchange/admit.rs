@@ -198,7 +198,10 @@ impl Exchange {
 
     fn session_ended(&mut self) -> Problem {
         let mut problem = Problem::new(ProblemCode::SessionEnded, "log in again");
-        problem.clear_cookies = self.identity.take().is_some_and(|identity| identity.from_cookie);
+        if let Some(identity) = self.identity.take() {
+            self.note_about(Some(identity.claims.sid), Some(&identity.claims.sub));
+            problem.clear_cookies = identity.from_cookie;
+        }
         problem
     }
 

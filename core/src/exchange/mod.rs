@@ -14,6 +14,7 @@ mod authorize;
 mod cached;
 mod cookies;
 mod cors;
+mod event;
 mod forward;
 mod internal;
 mod limits;
@@ -37,6 +38,7 @@ use crate::session::{StoreOutcome, Tombstone};
 use crate::token::AccessClaims;
 use crate::{SessionId, Timestamp};
 
+pub use event::{Revoked, SessionEvent, SessionHappened};
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
 pub use stay::Stay;
 pub use step::{
@@ -95,6 +97,8 @@ pub struct Exchange {
     confirm: Option<(SessionId, u32)>,
     /// What Workers are told of a revocation.
     tombstones: Vec<Tombstone>,
+    /// What happened to a session, for the log. Nothing on the common path.
+    noted: Option<Box<event::Noted>>,
     status: u16,
     head_micros: Option<u64>,
 }
@@ -176,6 +180,7 @@ impl Exchange {
             attempt: None,
             confirm: None,
             tombstones: Vec::new(),
+            noted: None,
             status: 0,
             head_micros: None,
         }
@@ -367,7 +372,7 @@ impl Exchange {
             upgraded: self.status == 101,
         };
         local.metrics.request(&counted, now);
-        After { confirm, tombstones: std::mem::take(&mut self.tombstones) }
+        After { confirm, tombstones: std::mem::take(&mut self.tombstones), event: self.take_event() }
     }
 
     /// A route to exactly the path that the checks ask for.
@@ -425,7 +430,10 @@ impl Exchange {
             Ok(step) => step,
             Err(problem) => match self.refused_write(problem) {
                 Ok(end_write) => end_write,
-                Err(problem) => self.refuse(&problem),
+                Err(problem) => {
+                    self.note_refusal(problem.code);
+                    self.refuse(&problem)
+                }
             },
         };
         if let Step::Respond(reply) = &mut step {

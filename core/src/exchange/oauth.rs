@@ -85,6 +85,7 @@ impl Exchange {
     }
 
     fn oauth_end(&mut self, id: SessionId, cx: &Context<'_>) -> Step {
+        self.note_about(Some(id), None);
         self.awaiting = Awaiting::Stored(Stored::OauthRevoked);
         Step::Store(Box::new(StoreOp::Revoke { id, user: None, now: cx.now }))
     }

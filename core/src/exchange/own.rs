@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::admit::bearer;
+use super::event::Revoked;
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Site, Step, internal, oauth, sessions};
 use crate::config::AuthMode;
 use crate::http::{Problem, ProblemCode};
@@ -46,7 +47,7 @@ pub(super) enum Stored {
     Created(sessions::Created),
     Refreshed(sessions::Refreshed),
     Listed { own: bool },
-    Revoked { clear: bool },
+    Revoked { clear: bool, how: Revoked },
     OauthRevoking { id: SessionId, client: String },
     OauthRevoked,
     Introspected(oauth::Introspected),
@@ -178,12 +179,18 @@ impl Exchange {
             self.note_revocation(ended, *epoch, cx.now);
         }
         match stored {
-            Stored::Created(created) => self.created(&created, &outcome, cx),
+            Stored::Created(created) => self.created(created, &outcome, cx),
             Stored::Refreshed(refreshed) => self.refreshed(refreshed, outcome, cx),
             Stored::Listed { own } => self.listed(own, outcome),
-            Stored::Revoked { clear } => Ok(sessions::revoked(clear, &outcome)),
+            Stored::Revoked { clear, how } => {
+                self.note_revoked(how, &outcome);
+                Ok(sessions::revoked(clear, &outcome))
+            }
             Stored::OauthRevoking { id, client } => Ok(self.oauth_revoking(id, &client, &outcome, cx)),
-            Stored::OauthRevoked => self.oauth_revoked(&outcome),
+            Stored::OauthRevoked => {
+                self.note_revoked(Revoked::Token, &outcome);
+                self.oauth_revoked(&outcome)
+            }
             Stored::Introspected(asked) => Ok(self.introspected(&asked, outcome, cx)),
             Stored::Confirmed => Ok(Step::Respond(Box::new(Reply::empty(204)))),
             Stored::Tombstoned(tombstones) => Ok(self.tombstoned(&tombstones)),

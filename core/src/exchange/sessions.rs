@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::admit::{bearer, conflicting_cookies};
+use super::event::{Revoked, SessionHappened};
 use super::own::{Call, Stored, json_object, text_field};
 use super::{Awaiting, Context, Decided, Exchange, Purpose, Reply, Step, cookies, oauth};
 use crate::http::{Cookie, Problem, ProblemCode};
@@ -18,13 +19,19 @@ use crate::{Millis, SessionId, Timestamp, UserId};
 const MAX_DEVICE_INFO: usize = 4 * 1024;
 /// The longest `client_id`.
 const MAX_CLIENT_ID: usize = 128;
+/// How many ids are drawn for a session before the store is called broken: 98 random bits do not collide twice.
+const MAX_DRAWS: u8 = 3;
 /// How often a compare-and-set is tried again when another refresh was faster.
 const MAX_ATTEMPTS: u8 = 4;
+
+/// What is said of a refresh token whose session is not there, has ended or has expired.
+const ENDED: &str = "has no live session";
 
 /// A session being created.
 #[derive(Debug)]
 pub(super) struct Created {
     new: Box<NewSession>,
+    draws: u8,
 }
 
 /// A refresh under way.
@@ -125,14 +132,27 @@ impl Exchange {
             max_per_user: config.max_per_user,
             evict_oldest: config.on_max == crate::config::OnMax::EvictOldest,
         });
-        self.awaiting = Awaiting::Stored(Stored::Created(Created { new: new.clone() }));
-        Ok(Step::Store(Box::new(StoreOp::Create(new))))
+        Ok(self.store_new(Created { new, draws: 1 }))
     }
 
-    pub(super) fn created(&mut self, created: &Created, outcome: &StoreOutcome, cx: &mut Context<'_>) -> Decided {
+    fn store_new(&mut self, created: Created) -> Step {
+        let op = StoreOp::Create(created.new.clone());
+        self.awaiting = Awaiting::Stored(Stored::Created(created));
+        Step::Store(Box::new(op))
+    }
+
+    pub(super) fn created(&mut self, mut created: Created, outcome: &StoreOutcome, cx: &mut Context<'_>) -> Decided {
         match outcome {
+            StoreOutcome::Taken if created.draws < MAX_DRAWS => {
+                created.draws += 1;
+                created.new.id = steer_session_id(&created.new.user, &mut cx.local.entropy);
+                Ok(self.store_new(created))
+            }
+            StoreOutcome::Taken => Err(self.store_unavailable()),
             StoreOutcome::Created => {
                 self.attempt = Some(true);
+                self.note(SessionHappened::Created);
+                self.note_about(Some(created.new.id), Some(&created.new.user));
                 // The epoch does not go into tokens: any will do.
                 let state = created.new.refresh_state(0);
                 let issued = self.issue(created.new.id, &state, cx)?;
@@ -140,10 +160,12 @@ impl Exchange {
                 self.dress(&mut reply, &issued, false);
                 Ok(Step::Respond(Box::new(reply)))
             }
-            StoreOutcome::Full => Err(Problem::new(
-                ProblemCode::TooManySessions,
-                format!("the user already has session.max_per_user = {} sessions", created.new.max_per_user),
-            )),
+            StoreOutcome::Full => {
+                self.note_about(None, Some(&created.new.user));
+                let detail =
+                    format!("the user already has session.max_per_user = {} sessions", created.new.max_per_user);
+                Err(Problem::new(ProblemCode::TooManySessions, detail))
+            }
             _ => Err(super::unexpected()),
         }
     }
@@ -188,8 +210,12 @@ impl Exchange {
         let Some(rotation) = self.rules.rotation() else { return Err(no_keys()) };
         let presented = match RefreshToken::open(token, |id| self.rules.refresh_key(id)) {
             Ok(presented) => presented,
-            Err(error) => return Err(self.refresh_refused(error.to_string(), from_cookie, cx)),
+            Err(error) => {
+                self.note_reason(error.name());
+                return Err(self.refresh_refused(error.to_string(), from_cookie, cx));
+            }
         };
+        self.note_about(Some(presented.session), None);
         let device = cx.head.header("user-agent").map(Device::from_user_agent);
         let named = client_id.is_some();
         let refreshed = Refreshed { presented, device, from_cookie, client_id, phase: Phase::First, attempts: 0 };
@@ -217,19 +243,28 @@ impl Exchange {
         let from_cookie = refreshed.from_cookie;
         match outcome {
             StoreOutcome::Rotated(state) => {
-                cx.local.metrics.refresh(match refreshed.phase {
+                let how = match refreshed.phase {
                     Phase::Write(counted) => counted,
                     Phase::First | Phase::Revoke => RefreshCount::Rotated,
-                });
-                self.answer_refresh(&refreshed, &state, cx)
+                };
+                self.answer_refresh(&refreshed, &state, how, cx)
             }
-            StoreOutcome::Revoked { .. } => {
+            StoreOutcome::Revoked { replicated, .. } => {
                 cx.local.metrics.refresh(RefreshCount::Reuse);
+                self.note(SessionHappened::Reuse { replicated });
                 Err(self.refresh_refused("was used before".to_owned(), from_cookie, cx))
             }
-            StoreOutcome::Missing => Err(self.refresh_refused("has no session".to_owned(), from_cookie, cx)),
+            // The same words as for one that ended: nobody learns which it was.
+            StoreOutcome::Missing => {
+                self.note_reason("ended");
+                Err(self.refresh_refused(ENDED.to_owned(), from_cookie, cx))
+            }
             StoreOutcome::Mismatch(state, epoch) | StoreOutcome::State(state, epoch) => {
-                if refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
+                self.note_about(None, Some(&state.user));
+                // An ended session answers like an unknown one, whoever's it was.
+                let live = state.is_live(epoch, cx.now);
+                if live && refreshed.client_id.as_ref().is_some_and(|client| **client != *state.client_id) {
+                    self.note_reason("other_client");
                     return Err(self.refresh_refused("was issued to another client".to_owned(), from_cookie, cx));
                 }
                 let Some(rotation) = self.rules.rotation() else { return Err(no_keys()) };
@@ -238,15 +273,15 @@ impl Exchange {
                     decide(id, refreshed.presented.counter, refreshed.device, &state, epoch, &rotation, cx.now);
                 let (write, counted) = match decision {
                     Decision::Reissue => {
-                        cx.local.metrics.refresh(RefreshCount::Reissued);
-                        return self.answer_refresh(&refreshed, &state, cx);
+                        return self.answer_refresh(&refreshed, &state, RefreshCount::Reissued, cx);
                     }
                     Decision::Refuse(reason) => {
-                        let why = match reason {
-                            Refusal::Ended => "has no live session",
-                            Refusal::TooManyRetries => "was given again too often",
-                            Refusal::FromTheFuture => "is not known",
+                        let (name, why) = match reason {
+                            Refusal::Ended => ("ended", ENDED),
+                            Refusal::TooManyRetries => ("too_many_retries", "was given again too often"),
+                            Refusal::FromTheFuture => ("from_the_future", "is not known"),
                         };
+                        self.note_reason(name);
                         return Err(self.refresh_refused(why.to_owned(), from_cookie, cx));
                     }
                     Decision::Revoke => {
@@ -271,9 +306,18 @@ impl Exchange {
         }
     }
 
-    fn answer_refresh(&mut self, refreshed: &Refreshed, state: &RefreshState, cx: &mut Context<'_>) -> Decided {
+    fn answer_refresh(
+        &mut self,
+        refreshed: &Refreshed,
+        state: &RefreshState,
+        how: RefreshCount,
+        cx: &mut Context<'_>,
+    ) -> Decided {
         self.attempt = Some(true);
         let issued = self.issue(refreshed.presented.session, state, cx)?;
+        cx.local.metrics.refresh(how);
+        self.note(SessionHappened::Refreshed(how));
+        self.note_about(None, Some(&state.user));
         if let Purpose::Own(Call::OauthToken) = self.purpose {
             let mut body = token_body(&issued, true);
             if let Some(body) = body.as_object_mut() {
@@ -317,14 +361,15 @@ impl Exchange {
             generation: state.counter,
         };
         let access = sign_access(&self.rules.keys, &claims).map_err(|_| no_keys())?;
-        let key = self.rules.refresh_key(state.key_id).ok_or_else(no_keys)?;
+        let key = self.rules.refresh_key(state.key_id).ok_or_else(|| unknown_key(state.key_id))?;
         let refresh = RefreshToken { session: id, counter: state.counter, key_id: state.key_id }.seal(key);
         Ok(Issued {
             session: id,
             access,
             refresh,
-            expires_in: exp.seconds().saturating_sub(iat.seconds()),
-            refresh_expires_in: state.idle.min(state.absolute).since(cx.now).0 / 1000,
+            // Rounded up: at 0 a cookie would be deleted instead of set.
+            expires_in: Timestamp(exp.seconds() * 1000).ttl_seconds(cx.now),
+            refresh_expires_in: state.idle.min(state.absolute).ttl_seconds(cx.now),
         })
     }
 
@@ -346,22 +391,28 @@ impl Exchange {
         let (stored, op) = match (call, me) {
             (Call::ListUser(user), _) => (Stored::Listed { own: false }, StoreOp::List { user: user.clone(), now }),
             (Call::RevokeUser(user), _) => {
-                (Stored::Revoked { clear: false }, StoreOp::RevokeAll { user: user.clone(), now })
+                (Stored::Revoked { clear: false, how: Revoked::All }, StoreOp::RevokeAll { user: user.clone(), now })
             }
             (Call::ListOwn, Some((user, _))) => (Stored::Listed { own: true }, StoreOp::List { user, now }),
             (Call::EndOthers, Some((user, keep))) => {
-                (Stored::Revoked { clear: false }, StoreOp::RevokeOthers { user, keep, now })
+                (Stored::Revoked { clear: false, how: Revoked::Others }, StoreOp::RevokeOthers { user, keep, now })
             }
             (Call::Logout, Some((user, id))) => {
-                (Stored::Revoked { clear: true }, StoreOp::Revoke { id, user: Some(user), now })
+                (Stored::Revoked { clear: true, how: Revoked::One }, StoreOp::Revoke { id, user: Some(user), now })
             }
-            (Call::EndOwn(Some(id)), Some((user, _))) => {
-                (Stored::Revoked { clear: false }, StoreOp::Revoke { id: *id, user: Some(user), now })
-            }
+            (Call::EndOwn(Some(id)), Some((user, _))) => (
+                Stored::Revoked { clear: false, how: Revoked::One },
+                StoreOp::Revoke { id: *id, user: Some(user), now },
+            ),
             // Not an id that was ever given out: as gone as any other.
             (Call::EndOwn(None), Some(_)) => return Ok(revoked(false, &StoreOutcome::Missing)),
             _ => return Err(super::unexpected()),
         };
+        match &op {
+            StoreOp::Revoke { id, user, .. } => self.note_about(Some(*id), user.as_ref()),
+            StoreOp::RevokeAll { user, .. } | StoreOp::RevokeOthers { user, .. } => self.note_about(None, Some(user)),
+            _ => {}
+        }
         self.awaiting = Awaiting::Stored(stored);
         Ok(Step::Store(Box::new(op)))
     }
@@ -432,6 +483,13 @@ fn access_ttl(value: &Value, most: Millis) -> Result<Millis, Problem> {
         return Err(bad());
     }
     Ok(ttl)
+}
+
+/// The session's current token was signed with a key that is not in this gateway's file: it lags behind another
+/// gateway, or the key was removed before its last token ended. Nobody is logged out for that.
+fn unknown_key(id: u8) -> Problem {
+    let detail = format!("this gateway does not have refresh key {id}; trying again is safe");
+    Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(1)
 }
 
 /// Not reached where a session can be created: start-up refuses a key ring that cannot issue.

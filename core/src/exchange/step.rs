@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::event::SessionEvent;
 use crate::balance::Lease;
 use crate::cache::{CacheOp, CachedAnswer, FillTicket, Intent};
 use crate::http::{HeaderEdits, Problem};
@@ -148,6 +149,8 @@ pub struct After {
     /// Tell the Workers of `edge.notify`, again and again until they have it or the tombstone's time is over. Without it
     /// they see the revocation within their bound of 60 s.
     pub tombstones: Vec<Tombstone>,
+    /// What happened to a session, for the log.
+    pub event: Option<Box<SessionEvent>>,
 }
 
 impl Reply {

@@ -37,6 +37,17 @@ pub enum RefreshTokenError {
     Forged,
 }
 
+impl RefreshTokenError {
+    /// For logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RefreshTokenError::Malformed => "malformed",
+            RefreshTokenError::UnknownKey => "unknown_key",
+            RefreshTokenError::Forged => "forged",
+        }
+    }
+}
+
 impl RefreshToken {
     /// `key` must be the refresh key of this token's id.
     pub fn seal(&self, key: &SecretKey) -> String {

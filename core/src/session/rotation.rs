@@ -4,6 +4,10 @@
 //! never logs anyone out (racing tabs); an answer that was lost is given again while its access token was never seen;
 //! anything else that comes back is a copy in other hands, and the session ends. A token from the future means that
 //! the store lost writes in a failover: its tag proves that we issued it.
+//!
+//! Giving a lost answer again is when its successor really is handed over, so the grace runs from there: two tabs that
+//! wake up together after the answer was lost are tabs that race, like any others. A repeat in the second half of the
+//! grace, before anyone used the successor, counts as such a loss too, or the tab beside it would come too late.
 
 use sha2::{Digest, Sha256};
 
@@ -82,8 +86,9 @@ pub struct RotationWrite {
 }
 
 impl RotationWrite {
+    /// Never for a session that ended meanwhile: a dead mark may still have the counter that was expected.
     pub fn matches(&self, state: &RefreshState) -> bool {
-        (state.counter, state.retries) == self.expect
+        !state.dead && (state.counter, state.retries) == self.expect
     }
 }
 
@@ -149,20 +154,27 @@ pub fn decide(
         };
     }
     let superseded_at = usize::try_from(behind - 1).ok().and_then(|at| state.superseded.get(at));
-    if superseded_at.is_some_and(|at| now.since(*at) <= rules.grace) {
+    let age = superseded_at.map(|at| now.since(*at)).filter(|age| *age <= rules.grace);
+    let same_device = device.is_some() && device == state.device;
+    let lost = behind == 1 && state.seen < state.counter && same_device;
+    let renewable = lost && state.retries < MAX_LOST_ANSWERS;
+    if age.is_some_and(|age| age.0 <= rules.grace.0 / 2 || !renewable) {
         return Decision::Reissue;
     }
-    let same_device = device.is_some() && device == state.device;
-    if behind == 1 && state.seen < state.counter && same_device {
+    if lost {
         if state.retries >= MAX_LOST_ANSWERS {
             return Decision::Refuse(Refusal::TooManyRetries);
         }
-        let next = RefreshState { retries: state.retries + 1, ..state.clone() };
+        let mut superseded = state.superseded.clone();
+        superseded.splice(..superseded.len().min(1), [now]);
+        let next = RefreshState { retries: state.retries + 1, superseded, ..state.clone() };
         return Decision::ReissueLost(RotationWrite { id, expect, state: Box::new(next) });
     }
     Decision::Revoke
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,12 +243,37 @@ mod tests {
     fn a_lost_answer_is_given_again_three_times_and_then_refused_without_revoking() {
         let mut current = state();
         for retries in 1..=MAX_LOST_ANSWERS {
-            let Decision::ReissueLost(write) = on(&current, 4, PHONE, 500_000) else { panic!("must reissue") };
+            let now = 500_000 * u64::from(retries);
+            let Decision::ReissueLost(write) = on(&current, 4, PHONE, now) else { panic!("must reissue") };
             assert!(write.matches(&current));
             assert_eq!((write.state.retries, write.state.counter), (retries, 5));
+            assert_eq!(write.state.superseded.len(), state().superseded.len(), "the others keep their times");
             current = *write.state;
         }
-        assert_eq!(on(&current, 4, PHONE, 500_000), Decision::Refuse(Refusal::TooManyRetries));
+        assert_eq!(on(&current, 4, PHONE, 2_000_000), Decision::Refuse(Refusal::TooManyRetries));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_repeat_late_in_the_grace_renews_it_until_the_successor_was_seen() {
+        assert_eq!(on(&state(), 4, PHONE, 115_000), Decision::Reissue, "the first half: nothing is written");
+        let Decision::ReissueLost(write) = on(&state(), 4, PHONE, 115_001) else { panic!("must renew") };
+        assert_eq!((write.state.superseded[0], write.state.retries), (Timestamp(115_001), 1));
+        for state in [
+            RefreshState { seen: 5, ..state() },
+            RefreshState { retries: MAX_LOST_ANSWERS, ..state() },
+            RefreshState { device: OTHER, ..state() },
+        ] {
+            assert_eq!(on(&state, 4, PHONE, 130_000), Decision::Reissue, "and within it nobody is refused");
+        }
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn tabs_that_ask_for_a_lost_answer_together_race_like_any_others() {
+        let Decision::ReissueLost(write) = on(&state(), 4, PHONE, 500_000) else { panic!("must reissue") };
+        // The first one's request was answered, and its access token is in use.
+        let current = RefreshState { seen: 5, ..*write.state };
+        assert_eq!(on(&current, 4, PHONE, 530_000), Decision::Reissue, "within the grace of that answer");
+        assert_eq!(on(&current, 4, PHONE, 530_001), Decision::Revoke);
     }
 
     #[wasm_bindgen_test(unsupported = test)]
@@ -314,6 +351,7 @@ mod tests {
                 match on(&current, held[tab].0, PHONE, now) {
                     Decision::Rotate { write, .. } => current = *write.state,
                     Decision::Reissue => {}
+                    Decision::ReissueLost(write) => current = *write.state,
                     other => panic!("seed {seed}: {other:?}"),
                 }
                 held[tab] = (current.counter, now);

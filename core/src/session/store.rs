@@ -8,7 +8,7 @@ use crate::{SessionId, Timestamp, UserId};
 /// One atomic operation on sessions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreOp {
-    /// Never overwrites; enforces the maximum per user. → `Created`, `Full`
+    /// Never overwrites; enforces the maximum per user. → `Created`, `Taken`, `Full`
     Create(Box<NewSession>),
     /// The optimistic rotation (d = 0). → `Rotated`, `Mismatch`, `Missing`
     Rotate(Rotate),
@@ -49,6 +49,8 @@ pub enum Tombstone {
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreOutcome {
     Created,
+    /// A session of this id is there: nothing was written, and core draws another.
+    Taken,
     /// The user has `max_per_user` sessions and `on_max` is `refuse`.
     Full,
     /// The state after the write.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::claims::Claim;
 use super::keys::KeyRing;
 use super::verify::MAX_TOKEN;
+use crate::identity::has_control;
 use crate::{SessionId, Timestamp, UserId};
 
 /// The longest `client_id` and `jti`, in bytes.
@@ -67,7 +68,7 @@ pub fn sign_access(ring: &KeyRing, claims: &AccessClaims) -> Result<String, Sign
 
 /// What `client_id` and `jti` may be.
 pub(super) fn is_text(text: &str) -> bool {
-    (1..=MAX_TEXT).contains(&text.len()) && !text.chars().any(char::is_control)
+    (1..=MAX_TEXT).contains(&text.len()) && !has_control(text)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use edgekeep_core::cache::{CacheAnswer, Enqueued};
 use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
     Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody, Rules,
-    SessionAnswer, Step,
+    SessionAnswer, SessionEvent, Step,
 };
 use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
@@ -104,6 +104,9 @@ impl Ending {
             self.worker.store.confirm(id, generation);
         }
         self.worker.notify.tell(after.tombstones);
+        if let Some(event) = after.event {
+            log_event(&event);
+        }
         if self.worker.access_log {
             self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
         }
@@ -412,6 +415,20 @@ fn respond(
             response
         }
     }
+}
+
+/// One line for what happened to a session; core has named session and user so that a log may.
+fn log_event(event: &SessionEvent) {
+    tracing::info!(
+        target: "session",
+        event = event.name(),
+        how = event.how(),
+        session = event.session,
+        user = event.user,
+        count = event.count(),
+        replicated = event.replicated(),
+        client = event.client.map(tracing::field::display),
+    );
 }
 
 /// Copies bytes both ways until either side or the session ends; the lease is held as long.

@@ -466,12 +466,17 @@ impl<'t> Tables<'t> {
 
     fn create(&mut self, new: &NewSession, dropped: &mut Dropped) -> Result<StoreOutcome, Failure> {
         if self.states.get(&new.id.0)?.is_some() {
-            // 98 random bits collided; the caller draws again.
-            return Ok(StoreOutcome::Unavailable);
+            return Ok(StoreOutcome::Taken);
         }
         let epoch = self.raise_epoch(&new.user, 0, new.absolute.0)?;
-        let mut members = self.members(&new.user)?;
-        members.retain(|member| member.idle > new.created_at && member.absolute > new.created_at);
+        let (members, expired): (Vec<_>, Vec<_>) = self
+            .members(&new.user)?
+            .into_iter()
+            .partition(|member| member.idle > new.created_at && member.absolute > new.created_at);
+        // An idle session is over long before its absolute limit: left there, the index would grow with every login.
+        for member in &expired {
+            self.remove(member.id)?;
+        }
         let room = new.max_per_user as usize;
         if members.len() >= room {
             if !new.evict_oldest {
@@ -624,8 +629,50 @@ mod tests {
         let Opened { store, .. } = open();
         store.perform(StoreOp::Create(new(1, 1))).await;
         let other = Box::new(NewSession { user: UserId::new("43").unwrap(), ..*new(1, 2) });
-        assert_eq!(store.perform(StoreOp::Create(other)).await, StoreOutcome::Unavailable);
+        assert_eq!(store.perform(StoreOp::Create(other)).await, StoreOutcome::Taken);
         assert_eq!(ids(&store).await, [1]);
+    }
+
+    #[tokio::test]
+    async fn the_index_of_a_user_never_grows_beyond_what_lives() {
+        let Opened { store, .. } = open();
+        for id in 1..=200 {
+            let created = u64::from(id) * 100;
+            let idle = Timestamp(created + 50);
+            assert_eq!(
+                store.perform(StoreOp::Create(Box::new(NewSession { idle, ..*new(id, created) }))).await,
+                StoreOutcome::Created
+            );
+        }
+        let op = StoreOp::RevokeAll { user: user(), now: Timestamp(20_000) };
+        assert!(matches!(store.perform(op).await, StoreOutcome::Revoked { ended, .. } if ended.len() == 1), "the last one and no more");
+    }
+
+    #[tokio::test]
+    async fn logins_of_one_user_at_once_all_stand_in_the_list() {
+        let Opened { store, .. } = open();
+        let mut waiting = tokio::task::JoinSet::new();
+        for id in 1..=40 {
+            let store = store.clone();
+            let new = Box::new(NewSession { max_per_user: 50, ..*new(id, 7) });
+            waiting.spawn(async move { store.perform(StoreOp::Create(new)).await });
+        }
+        assert!(waiting.join_all().await.iter().all(|outcome| *outcome == StoreOutcome::Created));
+        assert_eq!(ids(&store).await, (1..=40).collect::<Vec<u8>>());
+    }
+
+    #[tokio::test]
+    async fn an_old_token_is_as_old_after_a_restart() {
+        let Opened { store, near, path, _folder } = open();
+        store.perform(StoreOp::Create(new(1, 1))).await;
+        for presented in 0..3 {
+            assert!(matches!(store.perform(rotate(1, presented)).await, StoreOutcome::Rotated(_)));
+        }
+        store.close();
+        drop(store);
+        let store = Embedded::open(&path, near).unwrap();
+        let StoreOutcome::Mismatch(state, 0) = store.perform(rotate(1, 2)).await else { panic!("must not rotate") };
+        assert_eq!((state.counter, state.superseded.len()), (3, 3));
     }
 
     #[tokio::test]

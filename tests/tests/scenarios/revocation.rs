@@ -120,10 +120,10 @@ fn a_session_route_sees_every_revocation_within_its_bound(d: &Deployment) -> Res
 }
 
 fn a_token_route_sees_a_revocation_when_the_token_expires(d: &Deployment) -> Result<()> {
-    let session = d.login_with(&json!({ "user_id": "token-route", "access_ttl": 2 }))?;
+    let session = d.login_with(&json!({ "user_id": "token-route", "access_ttl": 4 }))?;
     d.service("DELETE", "/v1/users/token-route/sessions").send()?.expect(204)?;
     d.get("/echo/token/x").bearer(&session.access).send()?.expect(200)?;
-    eventually("the token expires", Duration::from_secs(4), || {
+    eventually("the token expires", Duration::from_secs(6), || {
         Ok(d.get("/echo/token/x").bearer(&session.access).send()?.status == 401)
     })?;
     d.get("/echo/token/x").bearer(&session.access).send()?.problem(401, "expired_token")?;

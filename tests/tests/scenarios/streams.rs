@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use edgekeep_tests::{Deployment, Ended, Kind, Open, Session};
+use edgekeep_tests::{Deployment, Ended, Kind, Open, PINNED_WITH_STREAMS, Session};
 use serde_json::json;
 
 use crate::revocation::REVOCATIONS;
@@ -85,7 +85,7 @@ fn events_end_within_five_seconds_of_their_session_and_are_seen_to_be_cut(d: &De
 }
 
 fn a_download_that_nobody_reads_ends_with_its_session(d: &Deployment) -> Result<()> {
-    let session = d.login("reads-nothing")?;
+    let session = d.login(PINNED_WITH_STREAMS)?;
     // More than all buffers on the way.
     let mut open = d.get("/stream/2000000000?framing=chunked").bearer(&session.access).open()?;
     std::thread::sleep(Duration::from_millis(500));
@@ -97,7 +97,7 @@ fn a_download_that_nobody_reads_ends_with_its_session(d: &Deployment) -> Result<
 }
 
 fn an_upload_ends_with_its_session(d: &Deployment) -> Result<()> {
-    let session = d.login("uploads")?;
+    let session = d.login(PINNED_WITH_STREAMS)?;
     let head = d.post("/stream/0").bearer(&session.access).header("content-length", "1000000");
     let mut socket = head.begin()?;
     for _ in 0..15 {

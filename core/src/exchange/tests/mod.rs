@@ -2,11 +2,13 @@
 //! memory and origins that do what a test says. `run` takes a request and returns what its client saw, with every
 //! request that an origin saw and every step on the way.
 
+mod abuse;
 mod auth;
 mod authorize;
 mod cache;
 mod cookies;
 mod edge;
+mod events;
 mod headers;
 mod limits;
 mod metrics;
@@ -16,6 +18,7 @@ mod origins;
 mod paths;
 mod refresh;
 mod request;
+mod rotation;
 mod sessions;
 mod shards;
 mod stay;
@@ -102,6 +105,15 @@ enum Event {
     Enqueued(Enqueued),
     Answered(OriginAnswer),
     Failed(Failed),
+}
+
+/// A request under way, between two steps.
+struct Running {
+    request: Request,
+    exchange: Exchange,
+    step: Option<Step>,
+    answer: Answer,
+    leases: Vec<Lease>,
 }
 
 /// The configuration that most tests use. 42 lives on shard_1, 7 on shard_0.
@@ -249,6 +261,20 @@ impl World {
         self.rules.origins().map(|(_, origin)| origin).find(|origin| origin.id.as_str() == id).unwrap()
     }
 
+    /// The process ends and starts again; the store and the key file stay.
+    fn restart(&mut self) {
+        self.live = Arc::new(Live::new(&self.rules.config, &mut self.local.entropy));
+        self.use_keys(self.keys.clone());
+    }
+
+    /// The key file changes.
+    fn use_keys(&mut self, keys: KeyRing) {
+        let rules = &self.rules;
+        let (config, map, secrets) = (rules.config.clone(), rules.map.clone(), rules.secrets.clone());
+        let rules = Rules::new(config, rules.site, keys.clone(), map, secrets, rules.in_force, &self.live);
+        (self.rules, self.keys) = (Arc::new(rules.unwrap()), keys);
+    }
+
     /// Creates a session as the login service does.
     fn log_in(&mut self, user: &str) -> Login {
         let answer = self.run(post("/v1/sessions").bearer(SERVICE).json(&json!({ "user_id": user })));
@@ -294,39 +320,53 @@ impl World {
     /// Performs one request to its end.
     #[allow(clippy::needless_pass_by_value, reason = "a request is sent once, and tests read so")]
     fn run(&mut self, request: Request) -> Answer {
-        let mut answer = Answer::default();
-        let mut leases = Vec::new();
-        let (rules, live) = (self.rules.clone(), self.live.clone());
-        let mut cx = Context { head: &request, now: self.now, local: &mut self.local };
-        let (mut exchange, mut step) = Exchange::begin(&rules, &live, &mut cx);
+        let mut running = self.start(request);
         for _ in 0..50 {
-            answer.steps.push(step_name(&step));
-            if let Step::Respond(reply) = step {
-                let answer = self.responded(exchange, &reply, answer);
-                openapi::must_be_documented(&request, &answer, rules.config.server.api_prefix.as_str());
+            if let Some(answer) = self.advance(&mut running) {
                 return answer;
             }
-            let event = self.perform(step, &request, &mut answer, &mut leases);
-            let mut cx = Context { head: &request, now: self.now, local: &mut self.local };
-            step = match event {
-                Event::Body(body) => exchange.body(body, &mut cx),
-                Event::Session(session) => exchange.session(session, &mut cx),
-                Event::Stored(outcome) => exchange.stored(outcome, &mut cx),
-                Event::Keys(rules) => exchange.keys(rules, &mut cx),
-                Event::Map(rules) => exchange.map(rules, &mut cx),
-                Event::Ready => exchange.ready(&mut cx),
-                Event::TimedOut => exchange.timed_out(&mut cx),
-                Event::Cached(cached) => exchange.cached(cached, &mut cx),
-                Event::Enqueued(outcome) => exchange.enqueued(outcome, &mut cx),
-                Event::Answered(head) => {
-                    let step = exchange.answered(&head, request.replayable, &mut cx);
-                    answer.origin = Some(head);
-                    step
-                }
-                Event::Failed(failed) => exchange.failed(failed, &mut cx),
-            };
         }
-        panic!("no end: {:?}", answer.steps);
+        panic!("no end: {:?}", running.answer.steps);
+    }
+
+    /// Begins a request and performs nothing yet, for tests that interleave several.
+    fn start(&mut self, request: Request) -> Running {
+        let (rules, live) = (self.rules.clone(), self.live.clone());
+        let mut cx = Context { head: &request, now: self.now, local: &mut self.local };
+        let (exchange, step) = Exchange::begin(&rules, &live, &mut cx);
+        Running { request, exchange, step: Some(step), answer: Answer::default(), leases: Vec::new() }
+    }
+
+    /// Performs one step of it; the answer after the last.
+    fn advance(&mut self, running: &mut Running) -> Option<Answer> {
+        let Running { request, exchange, step, answer, leases } = running;
+        let current = step.take().unwrap();
+        answer.steps.push(step_name(&current));
+        if let Step::Respond(reply) = current {
+            let answer = self.responded(exchange, &reply, std::mem::take(answer));
+            openapi::must_be_documented(request, &answer, self.rules.config.server.api_prefix.as_str());
+            return Some(answer);
+        }
+        let event = self.perform(current, request, answer, leases);
+        let mut cx = Context { head: request, now: self.now, local: &mut self.local };
+        *step = Some(match event {
+            Event::Body(body) => exchange.body(body, &mut cx),
+            Event::Session(session) => exchange.session(session, &mut cx),
+            Event::Stored(outcome) => exchange.stored(outcome, &mut cx),
+            Event::Keys(rules) => exchange.keys(rules, &mut cx),
+            Event::Map(rules) => exchange.map(rules, &mut cx),
+            Event::Ready => exchange.ready(&mut cx),
+            Event::TimedOut => exchange.timed_out(&mut cx),
+            Event::Cached(cached) => exchange.cached(cached, &mut cx),
+            Event::Enqueued(outcome) => exchange.enqueued(outcome, &mut cx),
+            Event::Answered(head) => {
+                let step = exchange.answered(&head, request.replayable, &mut cx);
+                answer.origin = Some(head);
+                step
+            }
+            Event::Failed(failed) => exchange.failed(failed, &mut cx),
+        });
+        None
     }
 
     fn perform(&mut self, step: Step, request: &Request, answer: &mut Answer, leases: &mut Vec<Lease>) -> Event {
@@ -411,13 +451,14 @@ impl World {
         }
     }
 
-    fn responded(&mut self, mut exchange: Exchange, reply: &Reply, mut answer: Answer) -> Answer {
+    fn responded(&mut self, exchange: &mut Exchange, reply: &Reply, mut answer: Answer) -> Answer {
         assert_eq!(exchange.status(), reply.status);
         answer.show(reply);
         exchange.head_sent(1_000);
         answer.stay = exchange.stay();
         let after = exchange.finished(Finished::Sent, self.now, &mut self.local);
         answer.tombstones = after.tombstones;
+        answer.event = after.event.map(|event| *event);
         if let Some((id, generation)) = after.confirm {
             answer.confirmed = Some((id, generation));
             self.store.perform(&crate::session::StoreOp::Confirm { id, generation }, &self.live.near);

@@ -93,10 +93,12 @@ fn a_lost_answer_is_given_again_three_times_and_then_refused_without_revoking() 
     let lost = rotated(&mut world, &login.refresh, "phone");
     world.pass(3_600);
     for _ in 0..3 {
+        world.pass(60);
         let again = world.refresh(&login.refresh, "phone");
         assert_eq!(super::login(&again).refresh, lost.refresh);
         assert!(matches!(again.store_ops[1], StoreOp::Replace(_)), "it is counted in the store");
     }
+    world.pass(31);
     world.refresh(&login.refresh, "phone").refused(401, "invalid_refresh_token");
     assert!(world.store.holds(login.id));
     assert_eq!(world.local.metrics.refreshes(Refresh::LostAnswer), 3);

@@ -246,6 +246,7 @@ pub(super) struct Answer {
     pub tombstones: Vec<Tombstone>,
     /// What the answer rests on if it goes on.
     pub stay: Option<Stay>,
+    pub event: Option<SessionEvent>,
     pub origin: Option<OriginAnswer>,
     pub fill: bool,
     pub upgraded: bool,

@@ -11,6 +11,10 @@ pub(super) struct Store {
     pub down: bool,
     /// Fewer replicas than wanted acknowledge.
     pub lagging: bool,
+    /// How many ids that are drawn next belong to somebody.
+    pub taken: u32,
+    /// An ended session leaves a dead mark, as in Redis, instead of nothing.
+    pub marks_dead: bool,
 }
 
 struct Kept {
@@ -42,7 +46,12 @@ impl Store {
     }
 
     pub fn holds(&self, id: SessionId) -> bool {
-        self.sessions.contains_key(&id)
+        self.sessions.get(&id).is_some_and(|kept| !kept.state.dead)
+    }
+
+    /// All sessions of a user end and nobody has deleted them yet: only the epoch says so.
+    pub fn raise_epoch(&mut self, user: &str) {
+        *self.epochs.entry(UserId::new(user).unwrap()).or_default() += 1;
     }
 
     /// A session that another gateway made.
@@ -88,7 +97,8 @@ impl Store {
                 Some(kept) => StoreOutcome::State(Box::new(kept.state.clone()), self.epoch(&kept.state.user)),
             },
             StoreOp::Revoke { id, user, .. } => {
-                let theirs = |kept: &Kept| user.as_ref().is_none_or(|user| kept.state.user == *user);
+                let theirs =
+                    |kept: &Kept| !kept.state.dead && user.as_ref().is_none_or(|user| kept.state.user == *user);
                 let found: Vec<SessionId> =
                     self.sessions.get(id).filter(|kept| theirs(kept)).map(|_| *id).into_iter().collect();
                 self.end(found, None, near)
@@ -139,6 +149,10 @@ impl Store {
     }
 
     fn create_within_limit(&mut self, new: &NewSession, near: &NearCache) -> StoreOutcome {
+        if self.taken > 0 || self.sessions.contains_key(&new.id) {
+            self.taken = self.taken.saturating_sub(1);
+            return StoreOutcome::Taken;
+        }
         let mut theirs = self.of(&new.user);
         theirs.sort_by_key(|id| self.sessions[id].created_at);
         let room = new.max_per_user as usize;
@@ -154,12 +168,17 @@ impl Store {
     }
 
     fn of(&self, user: &UserId) -> Vec<SessionId> {
-        self.sessions.iter().filter(|(_, kept)| kept.state.user == *user).map(|(id, _)| *id).collect()
+        let theirs = self.sessions.iter().filter(|(_, kept)| kept.state.user == *user && !kept.state.dead);
+        theirs.map(|(id, _)| *id).collect()
     }
 
     fn end(&mut self, ended: Vec<SessionId>, epoch: Option<u64>, near: &NearCache) -> StoreOutcome {
         for id in &ended {
-            self.sessions.remove(id);
+            if self.marks_dead {
+                self.state(*id).dead = true;
+            } else {
+                self.sessions.remove(id);
+            }
             near.invalidate(*id);
         }
         StoreOutcome::Revoked { ended, epoch, replicated: !self.lagging }
