@@ -1,6 +1,8 @@
 //! The command line. Each command is a file; what several need stands in `files` (keys and secrets on disk), `settings`
 //! (from a configuration to a running gateway's parts) and `log`.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -47,6 +49,10 @@ enum Command {
     #[cfg(feature = "demo")]
     #[command(hide = true)]
     Origins(demo::OriginsOptions),
+    /// Measure the store without HTTP, or the floor beside it
+    #[cfg(feature = "bench")]
+    #[command(hide = true, subcommand)]
+    Bench(bench::Bench),
 }
 
 #[derive(Subcommand)]
@@ -66,6 +72,8 @@ pub fn run() -> ExitCode {
         Command::Keys(keys) => keys::run(&keys),
         #[cfg(feature = "demo")]
         Command::Origins(options) => demo::origins(&options),
+        #[cfg(feature = "bench")]
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
