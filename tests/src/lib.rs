@@ -13,6 +13,7 @@ mod redis;
 mod relay;
 mod resp;
 mod user;
+pub mod wire;
 
 pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};

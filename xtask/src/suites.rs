@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::edge;
 use crate::process::{capture, cargo, command, free_port, root, run, target_folder};
 use crate::test::{Outcome, counted};
 use crate::tools::{
     WASM_TARGET, WasmBindgen, cargo_tool, npm_packages, npm_program, proxies as proxy_programs, redis_server,
     schemathesis, system_packages, tools_folder, wasm_target,
 };
+use crate::{bench, edge};
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
@@ -54,6 +54,8 @@ pub enum Suite {
     Deny,
     /// core's tests as `wasm-pack test --node core` runs them (long)
     WasmPack,
+    /// 5 million operations on sessions in a cluster, after which nothing may have grown (long)
+    SessionsSoak,
 }
 
 impl Suite {
@@ -74,12 +76,13 @@ impl Suite {
             Suite::WranglerDryRun => "wrangler-dry-run",
             Suite::Deny => "deny",
             Suite::WasmPack => "wasm-pack",
+            Suite::SessionsSoak => "sessions-soak",
         }
     }
 
     /// Whether it runs only with `--long` or when it is named.
     pub fn only_long(self) -> bool {
-        matches!(self, Suite::Deny | Suite::WasmPack)
+        matches!(self, Suite::Deny | Suite::WasmPack | Suite::SessionsSoak)
     }
 
     pub fn run(self, long: bool) -> Result<Outcome> {
@@ -87,7 +90,7 @@ impl Suite {
             Suite::Fmt => checked(cargo().args(["fmt", "--all", "--check"])),
             Suite::Clippy => {
                 let mut clippy = cargo();
-                clippy.args(["clippy", "--workspace", "--all-targets"]).args(PROFILE);
+                clippy.args(["clippy", "--workspace", "--all-targets", "--features", "edgekeep/bench"]).args(PROFILE);
                 checked(clippy.args(["--", "-D", "warnings"]))
             }
             Suite::Core => counted(test("edgekeep-core", long).args(PROFILE)),
@@ -112,6 +115,10 @@ impl Suite {
             }
             Suite::Deny => deny(),
             Suite::WasmPack => wasm_pack(),
+            Suite::SessionsSoak => {
+                bench::sessions::soak()?;
+                Ok(Outcome { passed: 1, ..Outcome::default() })
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 //! (from a configuration to a running gateway's parts), `ask` (what the running gateways say) and `log`.
 
 mod ask;
+#[cfg(feature = "bench")]
+mod bench;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -49,6 +51,10 @@ enum Command {
     #[cfg(feature = "demo")]
     #[command(hide = true)]
     Origins(demo::OriginsOptions),
+    /// Measure the store without HTTP, or the floor beside it
+    #[cfg(feature = "bench")]
+    #[command(hide = true, subcommand)]
+    Bench(bench::Bench),
 }
 
 #[derive(Subcommand)]
@@ -68,6 +74,8 @@ pub fn run() -> ExitCode {
         Command::Keys(keys) => keys::run(&keys),
         #[cfg(feature = "demo")]
         Command::Origins(options) => demo::origins(&options),
+        #[cfg(feature = "bench")]
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

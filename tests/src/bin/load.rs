@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use edgekeep_tests::wire::{Body, Head};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,9 +29,6 @@ const MAX_LATENCY: u64 = 60_000_000_000;
 
 /// How long answers may be outstanding after the end before the run is called hung.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// More header fields than this in an answer is an error here.
-const MAX_HEADERS: usize = 64;
 
 #[derive(Parser)]
 struct Options {
@@ -214,7 +212,10 @@ async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>, load: &Load) 
             break head;
         }
     };
-    let end = head.len + head.content_length;
+    let Body::Length(length) = head.body else {
+        bail!("a chunked answer: every peer here is expected to say its length");
+    };
+    let end = head.len + length;
     while buffer.len() < end {
         ensure!(socket.read_buf(buffer).await? > 0, "the connection closed inside an answer's body");
     }
@@ -224,35 +225,4 @@ async fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>, load: &Load) 
         bail!("wrong answer: {}", String::from_utf8_lossy(&buffer[..buffer.len().min(1000)]));
     }
     Ok(if head.close { Answer::LastOnConnection } else { Answer::KeepAlive })
-}
-
-/// The part of an answer's head that matters here.
-struct Head {
-    /// Bytes up to the body.
-    len: usize,
-    status: u16,
-    content_length: usize,
-    close: bool,
-}
-
-impl Head {
-    /// `None`: more bytes are needed.
-    fn parse(buffer: &[u8]) -> anyhow::Result<Option<Head>> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let httparse::Status::Complete(len) = response.parse(buffer).context("not an HTTP answer")? else {
-            return Ok(None);
-        };
-        let mut head = Head { len, status: response.code.unwrap_or(0), content_length: 0, close: false };
-        for header in response.headers.iter() {
-            if header.name.eq_ignore_ascii_case("content-length") {
-                head.content_length = std::str::from_utf8(header.value)?.trim().parse().context("content-length")?;
-            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-                bail!("a chunked answer: every peer here is expected to say its length");
-            } else if header.name.eq_ignore_ascii_case("connection") {
-                head.close = header.value.eq_ignore_ascii_case(b"close");
-            }
-        }
-        Ok(Some(head))
-    }
 }

