@@ -19,8 +19,12 @@ use libtest_mimic::{Arguments, Failed, Trial, run};
 
 use stand::{Proxy, Stand};
 
+/// A claim with its name: about a stand that it shares, or about one that it starts itself.
+type Shared = (&'static str, fn(&Stand) -> Result<()>);
+type Alone = (&'static str, fn(Proxy) -> Result<()>);
+
 /// Claims that leave nothing behind share a stand, each with users of its own.
-const SHARED: [(&str, fn(&Stand) -> Result<()>); 12] = [
+const SHARED: [Shared; 12] = [
     ("the_application_is_told_who_was_admitted", identity::the_application_is_told_who_was_admitted),
     ("what_a_client_calls_itself_never_arrives", identity::what_a_client_calls_itself_never_arrives),
     (
@@ -39,7 +43,7 @@ const SHARED: [(&str, fn(&Stand) -> Result<()>); 12] = [
 ];
 
 /// Those that kill something, or need another application or script.
-const ALONE: [(&str, fn(Proxy) -> Result<()>); 2] = [
+const ALONE: [Alone; 2] = [
     ("when_edgekeep_is_down_or_hangs_nothing_arrives", failures::when_edgekeep_is_down_or_hangs_nothing_arrives),
     ("an_application_keeps_its_users_data", failures::an_application_keeps_its_users_data),
 ];
@@ -62,11 +66,13 @@ fn main() -> ExitCode {
             }));
         }
         for (name, claim) in ALONE {
-            trials.push(Trial::test(format!("{}::{name}", kind.name()), move || claim(kind).map_err(failed)));
+            trials.push(Trial::test(format!("{}::{name}", kind.name()), move || {
+                claim(kind).map_err(|error| failed(&error))
+            }));
         }
     }
     trials.push(Trial::test("haproxy::a_script_that_fails_lets_nobody_in", || {
-        failures::a_script_that_fails_lets_nobody_in(Proxy::HaProxy).map_err(failed)
+        failures::a_script_that_fails_lets_nobody_in(Proxy::Haproxy).map_err(|error| failed(&error))
     }));
     let conclusion = run(&arguments, trials);
     stands.stop();
@@ -78,7 +84,7 @@ pub fn is_long() -> bool {
     std::env::var_os("EDGEKEEP_LONG").is_some()
 }
 
-fn failed(error: anyhow::Error) -> Failed {
+fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
