@@ -142,9 +142,10 @@ fn check_segments(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// `.` or `..`, alone or before a path parameter (Tomcat reads `..;x` as `..`).
+/// `.` or `..`, alone or before what some origin cuts off: a path parameter (Tomcat reads `..;x` as `..`), or a query or
+/// fragment where a decoded path is read as a URL once more.
 pub(super) fn is_dots(segment: &str) -> bool {
-    let name = segment.split_once(';').map_or(segment, |(name, _)| name);
+    let name = segment.split([';', '?', '#']).next().unwrap_or_default();
     name == "." || name == ".."
 }
 
@@ -189,6 +190,9 @@ mod tests {
             ("/a/.%2e/account", PathError::DotSegment),
             ("/a/..;x=1/account", PathError::DotSegment),
             ("/a/..%3bx/account", PathError::DotSegment),
+            ("/a/..%3f", PathError::DotSegment),
+            ("/a/..%3fx/account", PathError::DotSegment),
+            ("/a/.%23", PathError::DotSegment),
             ("/account%2fx", PathError::EncodedSlash),
             ("/account%2Fx", PathError::EncodedSlash),
             ("/account%5cx", PathError::Backslash),

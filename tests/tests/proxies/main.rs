@@ -2,8 +2,6 @@
 //! gateway beside each and an application behind it that keeps what arrived. Each claim runs against every proxy
 //! (`nginx::…`, `haproxy::…`, `envoy::…`); a proxy that is not there fails its tests and says how to bring it.
 
-#![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
-
 mod failures;
 mod identity;
 mod paths;
@@ -21,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial, run};
 
 use stand::{Proxy, Stand};
 
-/// A claim's name and its story.
+/// A claim with its name: about a stand that it shares, or about one that it starts itself.
 type Shared = (&'static str, fn(&Stand) -> Result<()>);
 type Alone = (&'static str, fn(Proxy) -> Result<()>);
 
@@ -68,11 +66,13 @@ fn main() -> ExitCode {
             }));
         }
         for (name, claim) in ALONE {
-            trials.push(Trial::test(format!("{}::{name}", kind.name()), move || claim(kind).map_err(failed)));
+            trials.push(Trial::test(format!("{}::{name}", kind.name()), move || {
+                claim(kind).map_err(|error| failed(&error))
+            }));
         }
     }
     trials.push(Trial::test("haproxy::a_script_that_fails_lets_nobody_in", || {
-        failures::a_script_that_fails_lets_nobody_in(Proxy::HaProxy).map_err(failed)
+        failures::a_script_that_fails_lets_nobody_in(Proxy::Haproxy).map_err(|error| failed(&error))
     }));
     let conclusion = run(&arguments, trials);
     stands.stop();
@@ -84,8 +84,7 @@ pub fn is_long() -> bool {
     std::env::var_os("EDGEKEEP_LONG").is_some()
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "map_err hands it over")]
-fn failed(error: anyhow::Error) -> Failed {
+fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 

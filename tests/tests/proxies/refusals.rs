@@ -120,9 +120,12 @@ pub fn a_websocket_of_another_site_is_refused(s: &Stand) -> Result<()> {
     for upgrade in ["h2c", "h2c, websocket", "websocket, h2c", "echo"] {
         let visit =
             s.get("/feed/x").bearer(&session.access).header("upgrade", upgrade).header("http2-settings", "AAMAAABk");
+        let visit = visit.header("sec-websocket-version", "13").header("sec-websocket-key", KEY);
         for arrived in visit.header("connection", "Upgrade, HTTP2-Settings").go()?.arrived {
             let to: Vec<&str> = arrived.headers("upgrade").collect();
             ensure!(to.iter().all(|to| to.eq_ignore_ascii_case("websocket")), "{upgrade:?} arrived as {to:?}");
+            let named = arrived.headers("connection").any(|names| names.to_ascii_lowercase().contains("http2"));
+            ensure!(!named, "{upgrade:?} arrived as {arrived:?}");
         }
     }
     Ok(())

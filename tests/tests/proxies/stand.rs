@@ -26,22 +26,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The application's name, as clients ask for it.
 pub const HOST: &str = "app.example";
 
-#[allow(clippy::enum_variant_names, reason = "HAProxy is its name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proxy {
     Nginx,
-    HaProxy,
+    Haproxy,
     Envoy,
 }
 
 impl Proxy {
-    pub const ALL: [Proxy; 3] = [Proxy::Nginx, Proxy::HaProxy, Proxy::Envoy];
+    pub const ALL: [Proxy; 3] = [Proxy::Nginx, Proxy::Haproxy, Proxy::Envoy];
 
     /// As it stands before the names of tests.
     pub fn name(self) -> &'static str {
         match self {
             Proxy::Nginx => "nginx",
-            Proxy::HaProxy => "haproxy",
+            Proxy::Haproxy => "haproxy",
             Proxy::Envoy => "envoy",
         }
     }
@@ -50,7 +49,7 @@ impl Proxy {
     fn files(self) -> &'static [&'static str] {
         match self {
             Proxy::Nginx => &["nginx.conf"],
-            Proxy::HaProxy => &["haproxy.cfg", "haproxy-edgekeep.lua"],
+            Proxy::Haproxy => &["haproxy.cfg", "haproxy-edgekeep.lua"],
             Proxy::Envoy => &["envoy.yaml"],
         }
     }
@@ -58,7 +57,7 @@ impl Proxy {
     /// An address as its file writes it.
     fn address(self, port: u16) -> String {
         match self {
-            Proxy::Nginx | Proxy::HaProxy => format!("127.0.0.1:{port}"),
+            Proxy::Nginx | Proxy::Haproxy => format!("127.0.0.1:{port}"),
             Proxy::Envoy => format!("port_value: {port} "),
         }
     }
@@ -72,7 +71,7 @@ impl Proxy {
                 let globals = "daemon off; master_process off; pid nginx.pid; error_log stderr;";
                 command.arg("-p").arg(folder).arg("-c").arg(file).args(["-e", "stderr", "-g", globals]);
             }
-            Proxy::HaProxy => {
+            Proxy::Haproxy => {
                 command.arg("-db").arg("-f").arg(file);
             }
             Proxy::Envoy => {
