@@ -10,11 +10,15 @@ use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
     let setup = Setup::default();
-    vec![Scenario::alone(
-        "every_session_event_is_logged_and_no_id_is",
-        setup,
-        every_session_event_is_logged_and_no_id_is,
-    )]
+    // At the edge the Worker's log tells of what the Worker refused itself.
+    vec![
+        Scenario::alone(
+            "every_session_event_is_logged_and_no_id_is",
+            setup,
+            every_session_event_is_logged_and_no_id_is,
+        )
+        .natively(),
+    ]
 }
 
 fn every_session_event_is_logged_and_no_id_is(d: &Deployment) -> Result<()> {

@@ -26,7 +26,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ("keys_rotate_under_load_and_no_request_fails", short),
         ("shared_keys_rotate_under_load_and_no_request_fails", hs256),
     ] {
-        all.push(Scenario::alone(name, setup, |d| rotate_under_load(d, &d.gateways()?)).natively());
+        all.push(Scenario::alone(name, setup, |d| rotate_under_load(d, &d.gateways()?)).only(Kind::NativeEmbedded));
     }
     all.push(
         Scenario::alone("bad_key_files_change_nothing", Setup::default(), bad_key_files_change_nothing)
