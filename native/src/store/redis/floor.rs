@@ -18,12 +18,11 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::node::WAIT_MS;
 use super::script::{self, arg};
-use super::state::{self, bytes, integer};
+use super::state::{bytes, integer};
 use super::{fields, member_keys};
 
-/// As the store waits.
-const WAIT_MS: u64 = 50;
 /// As the default configuration has them.
 const DEAD_MARK: Millis = Millis(15 * 60_000);
 const EPOCH: Millis = Millis(30 * 86_400_000);
@@ -82,21 +81,7 @@ impl Floor {
 
     pub async fn create(&self, worker: usize, new: NewSession) -> Result<(), FloorError> {
         let keys = [record_key(new.id), state_key(new.id), index_key(&new.user), epoch_key(&new.user)];
-        let mut args = vec![
-            arg(new.record_json()),
-            arg(new.id.to_string()),
-            arg(new.created_at.0),
-            arg(new.absolute.0),
-            arg(new.idle.0),
-            arg(new.max_per_user),
-            arg(u8::from(new.evict_oldest)),
-            arg(DEAD_MARK.0),
-            arg(0),
-        ];
-        for (field, value) in state::whole(&new.refresh_state(0)) {
-            args.push(arg(field));
-            args.push(value);
-        }
+        let args = script::create_arguments(&new, DEAD_MARK.0, &[]);
         self.write(worker, session_slot(new.id), &script::CREATE.call(&keys, &args, false), "created").await
     }
 
@@ -112,14 +97,7 @@ impl Floor {
 
     pub async fn rotate(&self, worker: usize, rotate: Rotate) -> Result<(), FloorError> {
         let keys = [record_key(rotate.id), state_key(rotate.id)];
-        let args = [
-            arg(rotate.presented),
-            arg(rotate.now.0),
-            state::packed(rotate.now).to_vec(),
-            arg(rotate.key_id),
-            rotate.device.map(|device| device.0.to_vec()).unwrap_or_default(),
-            arg(rotate.idle_ttl.0),
-        ];
+        let args = script::rotate_arguments(&rotate);
         self.write(worker, session_slot(rotate.id), &script::ROTATE.call(&keys, &args, false), "rotated").await
     }
 

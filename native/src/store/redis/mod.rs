@@ -5,6 +5,7 @@
 //! Repeating is safe: a creation finds its own session, a second rotation is a mismatch that core answers with the same
 //! token, and ending a session twice ends it once.
 
+mod call;
 mod fault;
 #[cfg(feature = "bench")]
 pub mod floor;
@@ -27,12 +28,13 @@ use edgekeep_core::session::{
 };
 use edgekeep_core::shard::ShardMap;
 use edgekeep_core::{Millis, SessionId, Timestamp, UserId};
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, Value, cmd};
+use redis::{Cmd, RedisError, Value, cmd};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use call::{RETRY_LAST, joined};
 use fault::{Fault, fault};
-use node::{WAIT_MS, Written};
+use node::WAIT_MS;
 use script::{Answer, Script, arg};
 use state::{FIELDS, bytes, integer};
 use topology::Topology;
@@ -41,10 +43,6 @@ use edgekeep_core::exchange::Freshness;
 
 use super::Load;
 
-/// How long redirections and keys in motion are followed.
-const RETRY_FOR: Duration = Duration::from_secs(2);
-const RETRY_FIRST: Duration = Duration::from_millis(2);
-const RETRY_LAST: Duration = Duration::from_millis(200);
 /// How long a revocation is repeated, until enough replicas have it, before it is answered without.
 const REVOKE_FOR: Duration = Duration::from_secs(1);
 /// How often it is repeated after that, in the background.
@@ -266,7 +264,7 @@ impl Redis {
         if slot != redis_slot(user_tag(user).as_bytes()) {
             return Load::Missing;
         }
-        let pipeline = [cmd("EXISTS").arg(record_key(id)).clone(), fields(id), cmd("GET").arg(epoch_key(user)).clone()];
+        let pipeline = [Cmd::exists(record_key(id)), fields(id), Cmd::get(epoch_key(user))];
         if self.login.read_from_replicas
             && freshness == Freshness::Cached
             && let Some(replica) = self.topology.replica(slot)
@@ -295,7 +293,7 @@ impl Redis {
 
     pub fn shard_map(&self) -> Result<Option<ShardMap>, OpenError> {
         self.blocking(|store| async move {
-            let get = [cmd("GET").arg(SHARD_MAP).clone()];
+            let get = [Cmd::get(SHARD_MAP)];
             let (replies, _) =
                 store.ask(redis_slot(SHARD_MAP.as_bytes()), &get).await.map_err(|_| OpenError::Unavailable)?;
             let Some(stored) = replies.first().and_then(bytes) else { return Ok(None) };
@@ -361,22 +359,7 @@ impl Redis {
             for member in &known {
                 keys.extend(member_keys(member)?);
             }
-            let mut args = vec![
-                arg(new.record_json()),
-                arg(new.id.to_string()),
-                arg(new.created_at.0),
-                arg(new.absolute.0),
-                arg(new.idle.0),
-                arg(new.max_per_user),
-                arg(u8::from(new.evict_oldest)),
-                arg(self.lifetimes[0].load(Ordering::Relaxed)),
-                arg(known.len()),
-            ];
-            args.extend(known.iter().map(arg));
-            for (field, value) in state::whole(&new.refresh_state(0)) {
-                args.push(arg(field));
-                args.push(value);
-            }
+            let args = script::create_arguments(new, self.lifetimes[0].load(Ordering::Relaxed), &known);
             let written = self.script(slot, &script::CREATE, &keys, &args).await?;
             let answer = Answer::read(written.reply).ok_or(Unavailable)?;
             if answer.is("created") {
@@ -401,14 +384,7 @@ impl Redis {
     }
 
     async fn rotate(&self, rotate: &Rotate) -> Answered<StoreOutcome> {
-        let args = [
-            arg(rotate.presented),
-            arg(rotate.now.0),
-            state::packed(rotate.now).to_vec(),
-            arg(rotate.key_id),
-            rotate.device.map(|device| device.0.to_vec()).unwrap_or_default(),
-            arg(rotate.idle_ttl.0),
-        ];
+        let args = script::rotate_arguments(rotate);
         self.rotated(rotate.id, &script::ROTATE, &args).await
     }
 
@@ -445,7 +421,7 @@ impl Redis {
     }
 
     async fn stored_state(&self, id: SessionId) -> Answered<Option<RefreshState>> {
-        let commands = [cmd("EXISTS").arg(record_key(id)).clone(), fields(id)];
+        let commands = [Cmd::exists(record_key(id)), fields(id)];
         let (replies, _) = self.ask(session_slot(id), &commands).await?;
         let [exists, Value::Array(values)] = replies.as_slice() else { return Ok(None) };
         let state = state::decode(values);
@@ -453,7 +429,7 @@ impl Redis {
     }
 
     async fn epoch(&self, id: SessionId, user: &UserId) -> Answered<u64> {
-        let (replies, _) = self.ask(session_slot(id), &[cmd("GET").arg(epoch_key(user)).clone()]).await?;
+        let (replies, _) = self.ask(session_slot(id), &[Cmd::get(epoch_key(user))]).await?;
         Ok(replies.first().and_then(integer).unwrap_or(0))
     }
 
@@ -539,7 +515,7 @@ impl Redis {
             Ending::Again(epoch) => ("again", epoch.to_string()),
         };
         let keep_until = now + Millis(self.lifetimes[1].load(Ordering::Relaxed));
-        let range = [cmd("ZRANGE").arg(index_key(user)).arg(0).arg(-1).clone()];
+        let range = [Cmd::zrange(index_key(user), 0, -1)];
         let (replies, _) = self.ask(slot, &range).await?;
         let mut known = texts(replies.first());
         let begun = Instant::now();
@@ -574,16 +550,14 @@ impl Redis {
 
     async fn list(&self, user: &UserId, now: Timestamp) -> Answered<StoreOutcome> {
         let slot = redis_slot(user_tag(user).as_bytes());
-        let first =
-            [cmd("ZRANGE").arg(index_key(user)).arg(0).arg(-1).clone(), cmd("GET").arg(epoch_key(user)).clone()];
+        let first = [Cmd::zrange(index_key(user), 0, -1), Cmd::get(epoch_key(user))];
         let (replies, _) = self.ask(slot, &first).await?;
         let ids: Vec<SessionId> = texts(replies.first()).iter().filter_map(|id| SessionId::parse(id)).collect();
         let epoch = replies.get(1).and_then(integer).unwrap_or(0);
         if ids.is_empty() {
             return Ok(StoreOutcome::Listed(Vec::new()));
         }
-        let commands: Vec<Cmd> =
-            ids.iter().flat_map(|id| [cmd("GET").arg(record_key(*id)).clone(), fields(*id)]).collect();
+        let commands: Vec<Cmd> = ids.iter().flat_map(|id| [Cmd::get(record_key(*id)), fields(*id)]).collect();
         let (replies, _) = self.ask(slot, &commands).await?;
         let rows = ids.iter().zip(replies.chunks_exact(2)).filter_map(|(id, pair)| {
             let [record, Value::Array(values)] = pair else { return None };
@@ -653,129 +627,6 @@ impl Redis {
         });
     }
 
-    /// Performs a script at the slot's primary, wherever that is by now.
-    async fn script(&self, slot: u16, script: &Script, keys: &[String], args: &[Vec<u8>]) -> Answered<Written> {
-        let mut retry = Retry::new(self);
-        let mut whole = false;
-        let mut asking: Option<String> = None;
-        loop {
-            let call = script.call(keys, args, whole);
-            let answered = match asking.take() {
-                Some(address) => self.write_asking(&address, call).await,
-                None => match self.topology.primary(slot) {
-                    Some(node) => {
-                        let within = self.login.timeout * 2;
-                        tokio::time::timeout(within, node.write(call)).await.unwrap_or(Err(Fault::TimedOut))
-                    }
-                    None => Err(Fault::Down),
-                },
-            };
-            match answered {
-                Ok(written) => return Ok(written),
-                Err(Fault::NoScript) if !whole => whole = true,
-                Err(Fault::Ask(address)) => {
-                    retry.again(&Fault::Ask(address.clone())).await?;
-                    asking = Some(address);
-                }
-                Err(fault) => retry.again(&fault).await?,
-            }
-        }
-    }
-
-    /// At the server that a slot is moving to, which takes this one call. Its own connection, for the WAIT.
-    async fn write_asking(&self, address: &str, call: Cmd) -> Result<Written, Fault> {
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(cmd("ASKING")).add_command(call);
-        let wait = self.login.wait_replicas;
-        if wait > 0 {
-            pipeline.add_command(cmd("WAIT").arg(wait).arg(WAIT_MS).clone());
-        }
-        let connection = node::connect(address, &self.login, AsyncConnectionConfig::new(), &Pipeline::new())
-            .await
-            .map_err(|_| Fault::Down)?;
-        let mut replies = node::send(connection, &pipeline, self.login.timeout).await?.into_iter();
-        let _asking = replies.next();
-        let reply = replies.next().ok_or(Fault::Down)?;
-        if let Some(fault) = fault(&reply) {
-            return Err(fault);
-        }
-        let replicated = match replies.next() {
-            Some(Value::Int(count)) => count >= i64::from(wait),
-            _ => wait == 0,
-        };
-        Ok(Written { reply, replicated })
-    }
-
-    /// Commands on the plain connection of the slot's primary.
-    async fn ask(&self, slot: u16, commands: &[Cmd]) -> Answered<(Vec<Value>, bool)> {
-        self.commands(slot, commands, false).await
-    }
-
-    /// Commands on its feed. False beside the replies: they came another way, and their changes are not told.
-    async fn read(&self, slot: u16, commands: &[Cmd]) -> Answered<(Vec<Value>, bool)> {
-        self.commands(slot, commands, true).await
-    }
-
-    async fn commands(&self, slot: u16, commands: &[Cmd], tracked: bool) -> Answered<(Vec<Value>, bool)> {
-        let mut retry = Retry::new(self);
-        let pipeline = joined(commands);
-        loop {
-            let answered = match self.topology.primary(slot) {
-                Some(node) if tracked && node.is_fed() => {
-                    node.read_tracked(&pipeline).await.map(|replies| (replies, true))
-                }
-                Some(node) => node.ask(&pipeline).await.map(|replies| (replies, false)),
-                None => Err(Fault::Down),
-            };
-            let (mut replies, mut tracked) = match answered {
-                Ok(answered) => answered,
-                Err(fault) => {
-                    retry.again(&fault).await?;
-                    continue;
-                }
-            };
-            let mut left = None;
-            for (reply, command) in replies.iter_mut().zip(commands) {
-                match fault(reply) {
-                    None | Some(Fault::NoScript) => {}
-                    Some(Fault::Ask(address)) => match self.command_asking(&address, command).await {
-                        Ok(answer) => {
-                            *reply = answer;
-                            tracked = false;
-                        }
-                        Err(fault) => left = Some(fault),
-                    },
-                    Some(fault) => left = Some(fault),
-                }
-            }
-            match left {
-                None => return Ok((replies, tracked)),
-                Some(fault) => retry.again(&fault).await?,
-            }
-        }
-    }
-
-    async fn command_asking(&self, address: &str, command: &Cmd) -> Result<Value, Fault> {
-        self.counters.redirected.fetch_add(1, Ordering::Relaxed);
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(cmd("ASKING")).add_command(command.clone());
-        let known = self.topology.node(address);
-        let mut replies = match known.and_then(|node| node.plain()) {
-            Some(connection) => node::send(connection, &pipeline, self.login.timeout).await?,
-            None => {
-                let config = AsyncConnectionConfig::new();
-                let connection =
-                    node::connect(address, &self.login, config, &Pipeline::new()).await.map_err(|_| Fault::Down)?;
-                node::send(connection, &pipeline, self.login.timeout).await?
-            }
-        };
-        let reply = replies.pop().ok_or(Fault::Down)?;
-        match fault(&reply) {
-            Some(fault) => Err(fault),
-            None => Ok(reply),
-        }
-    }
-
     /// Says at start what the servers do not promise.
     async fn look_at_durability(&self) {
         let wanted = [("appendonly", "yes"), ("maxmemory-policy", "noeviction")];
@@ -843,14 +694,6 @@ fn fields(id: SessionId) -> Cmd {
     read
 }
 
-fn joined(commands: &[Cmd]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(commands.len());
-    commands.iter().for_each(|command| {
-        pipeline.add_command(command.clone());
-    });
-    pipeline
-}
-
 fn texts(reply: Option<&Value>) -> Vec<String> {
     let Some(Value::Array(values)) = reply else { return Vec::new() };
     values.iter().filter_map(|value| String::from_utf8(bytes(value)?.to_vec()).ok()).collect()
@@ -859,46 +702,4 @@ fn texts(reply: Option<&Value>) -> Vec<String> {
 fn member_keys(member: &str) -> Answered<[String; 2]> {
     let id = SessionId::parse(member).ok_or(Unavailable)?;
     Ok([record_key(id), state_key(id)])
-}
-
-/// When a call is repeated, and until when.
-struct Retry<'s> {
-    store: &'s Redis,
-    begun: Instant,
-    pause: Duration,
-}
-
-impl<'s> Retry<'s> {
-    fn new(store: &'s Redis) -> Retry<'s> {
-        Retry { store, begun: Instant::now(), pause: RETRY_FIRST }
-    }
-
-    /// Waits a little before the next attempt, or says that there is none.
-    async fn again(&mut self, fault: &Fault) -> Answered<()> {
-        let counters = &self.store.counters;
-        let within = match fault {
-            Fault::Moved(_) | Fault::Ask(_) => {
-                counters.redirected.fetch_add(1, Ordering::Relaxed);
-                RETRY_FOR
-            }
-            Fault::Again | Fault::NoScript => RETRY_FOR,
-            Fault::Down => self.store.login.timeout,
-            // Its answer may come yet: who asked may ask again.
-            Fault::TimedOut => Duration::ZERO,
-            Fault::Refused(reason) => {
-                tracing::error!(reason, "Redis refuses a call");
-                Duration::ZERO
-            }
-        };
-        if !matches!(fault, Fault::Ask(_) | Fault::NoScript) {
-            self.store.topology.is_stale();
-        }
-        if self.begun.elapsed() + self.pause > within {
-            return Err(Unavailable);
-        }
-        counters.retried.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(RETRY_LAST);
-        Ok(())
-    }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use edgekeep_core::session::{NewSession, Rotate};
 use redis::{Cmd, ToRedisArgs, Value, cmd};
 
-use super::state::bytes;
+use super::state::{self, bytes};
 
 /// A Lua script and its SHA-1, by which EVALSHA names it.
 pub struct Script {
@@ -56,6 +57,39 @@ impl Script {
         });
         call
     }
+}
+
+/// What `create.lua` is told, beside its keys.
+pub fn create_arguments(new: &NewSession, dead_mark: u64, known: &[String]) -> Vec<Vec<u8>> {
+    let mut args = vec![
+        arg(new.record_json()),
+        arg(new.id.to_string()),
+        arg(new.created_at.0),
+        arg(new.absolute.0),
+        arg(new.idle.0),
+        arg(new.max_per_user),
+        arg(u8::from(new.evict_oldest)),
+        arg(dead_mark),
+        arg(known.len()),
+    ];
+    args.extend(known.iter().map(arg));
+    for (field, value) in state::whole(&new.refresh_state(0)) {
+        args.push(arg(field));
+        args.push(value);
+    }
+    args
+}
+
+/// What `rotate.lua` is told, beside its keys.
+pub fn rotate_arguments(rotate: &Rotate) -> [Vec<u8>; 6] {
+    [
+        arg(rotate.presented),
+        arg(rotate.now.0),
+        state::packed(rotate.now).to_vec(),
+        arg(rotate.key_id),
+        rotate.device.map(|device| device.0.to_vec()).unwrap_or_default(),
+        arg(rotate.idle_ttl.0),
+    ]
 }
 
 /// What a script answered: a word, and what follows it.
