@@ -308,7 +308,8 @@ impl Deployment {
     /// Gateways that share a store are given their keys; they never make them.
     fn generate_keys(&self) -> Result<()> {
         let mut command = Command::new(gateway_binary()?);
-        command.args(["keys", "generate", "--file"]).arg(self.folder.path().join("data/keys.json"));
+        command.args(["keys", "generate", "--file"]).arg(self.key_file());
+        command.args(["--algorithm", if self.setup.shared_keys { "hs256" } else { "eddsa" }]);
         let made = command.output()?;
         ensure!(made.status.success(), "`edgekeep keys generate`: {}", String::from_utf8_lossy(&made.stderr));
         Ok(())

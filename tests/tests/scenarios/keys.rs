@@ -26,7 +26,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ("keys_rotate_under_load_and_no_request_fails", short),
         ("shared_keys_rotate_under_load_and_no_request_fails", hs256),
     ] {
-        all.push(Scenario::alone(name, setup, |d| rotate_under_load(d, &d.gateways()?)).only(Kind::NativeEmbedded));
+        all.push(Scenario::alone(name, setup, |d| rotate_under_load(d, &d.gateways()?)).natively());
     }
     all.push(
         Scenario::alone("bad_key_files_change_nothing", Setup::default(), bad_key_files_change_nothing)
@@ -138,8 +138,9 @@ fn rotate(d: &Deployment, gateways: &[RunningGateway], over: &AtomicBool, calls:
     }
 
     // Step 3: nobody signs with the old keys, so their time begins; what they signed is good till then.
-    let settled = Instant::now();
     let said = succeeds(d, &["keys", "retire", "--config", "edgekeep.toml"])?;
+    // Where gateways share a store it looks twice, and the time begins with the second look.
+    let settled = Instant::now();
     ensure!(said.matches("until ").count() == 4 && !said.contains("removed"), "{said}");
     ensure!(ids(d, "retired")? == old, "a retired key went too soon");
     go_on(over, calls)?;
