@@ -488,6 +488,19 @@ impl Deployment {
         Ok(String::from_utf8_lossy(&fs::read(self.log("gateway"))?).into_owned())
     }
 
+    /// What the gateway, and at the edge the Worker, told of sessions, each line as the native log writes it.
+    pub fn session_events(&self) -> Result<Vec<String>> {
+        let native = self.gateway_log()?;
+        let mut told: Vec<String> = native.lines().filter(|line| line.contains(" session: ")).map(Into::into).collect();
+        let worker = fs::read(self.log("worker")).unwrap_or_default();
+        for line in String::from_utf8_lossy(&worker).lines() {
+            if let Ok(event) = serde_json::from_str::<Value>(line) {
+                told.push(format!("the Worker: {} how={} {line}", event["event"], event["how"]));
+            }
+        }
+        Ok(told)
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.log"))
     }
