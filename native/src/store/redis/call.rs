@@ -34,7 +34,8 @@ impl Redis {
                 Some(address) => self.write_asking(&address, call).await,
                 None => match self.topology.primary(slot) {
                     Some(node) => {
-                        let within = self.login.timeout * 2;
+                        // It may wait for the group before it, and then be sent with its own.
+                        let within = (self.login.timeout + Duration::from_millis(WAIT_MS)) * 2;
                         tokio::time::timeout(within, node.write(call)).await.unwrap_or(Err(Fault::TimedOut))
                     }
                     None => Err(Fault::Down),
@@ -63,7 +64,8 @@ impl Redis {
         let connection = node::connect(address, &self.login, AsyncConnectionConfig::new(), &Pipeline::new())
             .await
             .map_err(|_| Fault::Down)?;
-        let mut replies = node::send(connection, &pipeline, self.login.timeout).await?.into_iter();
+        let within = self.login.timeout + Duration::from_millis(WAIT_MS);
+        let mut replies = node::send(connection, &pipeline, within).await?.into_iter();
         let _asking = replies.next();
         let reply = replies.next().ok_or(Fault::Down)?;
         if let Some(fault) = fault(&reply) {

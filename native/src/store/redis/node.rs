@@ -8,7 +8,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -57,6 +57,8 @@ pub struct Node {
     /// Which slots its feed speaks for.
     slots: ArcSwap<Slots>,
     feed: ArcSwapOption<MultiplexedConnection>,
+    /// Counts the feeds: the end of one is told late, and must not be taken for the end of the next.
+    feeds: AtomicU64,
     plain: ArcSwapOption<MultiplexedConnection>,
     writes: mpsc::Sender<Write>,
     /// A replica whose link is up and which is not behind.
@@ -96,6 +98,7 @@ impl Node {
             role,
             slots: ArcSwap::from_pointee(slots),
             feed: ArcSwapOption::empty(),
+            feeds: AtomicU64::new(0),
             plain: ArcSwapOption::empty(),
             writes,
             current: AtomicBool::new(false),
@@ -256,9 +259,10 @@ async fn open(node: &Arc<Node>, kind: Kind) -> Result<MultiplexedConnection, Red
     let mut config = AsyncConnectionConfig::new();
     if kind == Kind::Feed {
         let weak = Arc::downgrade(node);
+        let feed = node.feeds.fetch_add(1, Ordering::AcqRel) + 1;
         config = config.set_push_sender(move |push: PushInfo| -> Result<(), ()> {
             if let Some(node) = weak.upgrade() {
-                heard(&node, &push);
+                heard(&node, feed, &push);
             }
             Ok(())
         });
@@ -273,8 +277,8 @@ async fn open(node: &Arc<Node>, kind: Kind) -> Result<MultiplexedConnection, Red
     connect(&node.address, &node.login, config, &setup).await
 }
 
-/// What the server says of its own accord.
-fn heard(node: &Node, push: &PushInfo) {
+/// What the server says of its own accord, on this feed.
+fn heard(node: &Node, feed: u64, push: &PushInfo) {
     match push.kind {
         PushKind::Invalidate => match push.data.first() {
             Some(Value::Array(keys)) => {
@@ -288,7 +292,7 @@ fn heard(node: &Node, push: &PushInfo) {
             // FLUSHALL or FLUSHDB: everything this server holds.
             _ => node.near.flush_slots(&node.slots()),
         },
-        PushKind::Disconnection => node.feed_lost(),
+        PushKind::Disconnection if node.feeds.load(Ordering::Acquire) == feed => node.feed_lost(),
         _ => {}
     }
 }

@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgekeep_core::session::NearCache;
 use redis::{Pipeline, Value, cmd};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::node::{Node, Role, Slots, connect};
 use super::state::bytes;
@@ -24,6 +25,8 @@ pub const SLOTS: usize = 16_384;
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// However many calls find that the map is old, it is not asked for more often than this.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(50);
+/// How long the other servers' maps are waited for, once one is there.
+const OTHERS_WITHIN: Duration = Duration::from_millis(20);
 const NOBODY: u16 = u16::MAX;
 
 /// The servers and the slots, as known now.
@@ -53,6 +56,35 @@ pub struct Range {
     last: u16,
     primary: String,
     replicas: Vec<String>,
+}
+
+/// A map, and how much is to be given for it.
+struct Told {
+    ranges: Vec<Range>,
+    /// The server stands with the majority of its cluster. One that is cut off from it goes on telling of the past.
+    whole: bool,
+    /// The highest epoch that the server has heard of: who won an election has it first.
+    epoch: u64,
+}
+
+impl Told {
+    /// The answers to CLUSTER SLOTS and CLUSTER INFO.
+    fn read(replies: &[Value], asked: &str) -> Option<Told> {
+        let info = replies.get(1).and_then(text).unwrap_or_default();
+        Some(Told {
+            ranges: read(replies.first()?, asked)?,
+            whole: named(info, "cluster_state") == Some("ok"),
+            epoch: field(info, "cluster_current_epoch").unwrap_or(0),
+        })
+    }
+
+    /// The first of equals stays.
+    fn better(best: Option<Told>, told: Told) -> Option<Told> {
+        match best {
+            Some(best) if (best.whole, best.epoch) >= (told.whole, told.epoch) => Some(best),
+            _ => Some(told),
+        }
+    }
 }
 
 impl Topology {
@@ -110,7 +142,8 @@ impl Topology {
         }
     }
 
-    /// The map as a server tells it: one that we know, or one of the configured.
+    /// The map as the servers tell it: those that we know or, where none of them stands in a whole cluster, those that
+    /// are configured.
     async fn ask(&self) -> Option<Vec<Range>> {
         if !self.login.cluster {
             let primary = self.login.seeds.first()?.clone();
@@ -118,18 +151,16 @@ impl Topology {
         }
         let mut question = Pipeline::new();
         question.add_command(cmd("CLUSTER").arg("SLOTS").clone());
-        for node in self.nodes() {
-            if let Ok(replies) = node.ask(&question).await
-                && let Some(ranges) = replies.first().and_then(|reply| read(reply, &node.address))
-            {
-                return Some(ranges);
-            }
-        }
+        question.add_command(cmd("CLUSTER").arg("INFO").clone());
+        let mut best = self.ask_known(&question).await;
         for seed in &self.login.seeds {
+            if best.as_ref().is_some_and(|told| told.whole) {
+                break;
+            }
             match connect(seed, &self.login, redis::AsyncConnectionConfig::new(), &Pipeline::new()).await {
                 Ok(connection) => match super::node::send(connection, &question, self.login.timeout).await {
-                    Ok(replies) => match replies.first().and_then(|reply| read(reply, seed)) {
-                        Some(ranges) => return Some(ranges),
+                    Ok(replies) => match Told::read(&replies, seed) {
+                        Some(told) => best = Told::better(best, told),
                         None => self.login.note_text(format!("{seed}: answers no map of slots: {:?}", replies.first())),
                     },
                     Err(fault) => self.login.note_text(format!("{seed}: {fault:?}")),
@@ -137,7 +168,27 @@ impl Topology {
                 Err(error) => self.login.note(seed, &error),
             }
         }
-        None
+        best.map(|told| told.ranges)
+    }
+
+    /// All at once, so that a server which does not answer holds nobody up: whoever answers soon after the first is
+    /// heard too.
+    async fn ask_known(&self, question: &Pipeline) -> Option<Told> {
+        let mut asked = JoinSet::new();
+        for node in self.nodes() {
+            let question = question.clone();
+            asked.spawn(async move { Told::read(&node.ask(&question).await.ok()?, &node.address) });
+        }
+        let mut best: Option<Told> = None;
+        let mut until = Instant::now() + self.login.timeout * 2;
+        while let Ok(Some(answered)) = tokio::time::timeout_at(until.into(), asked.join_next()).await {
+            let Ok(Some(told)) = answered else { continue };
+            if told.whole {
+                until = until.min(Instant::now() + OTHERS_WITHIN);
+            }
+            best = Told::better(best, told);
+        }
+        best
     }
 
     /// Takes over a map. What moved to another server is flushed: its invalidations came, or did not, from the old one.
@@ -158,19 +209,21 @@ impl Topology {
         }
         let mut nodes = Vec::new();
         let mut new = Vec::new();
+        // What replicas had answered for and do not any more.
+        let mut unread: Slots = Vec::new();
         let mut kept: HashMap<(String, Role), Arc<Node>> =
             old.nodes.iter().map(|node| ((node.address.clone(), node.role), node.clone())).collect();
         for ((address, role), slots) in wanted {
             match kept.remove(&(address.clone(), role)) {
                 Some(node) => {
-                    let moved = *node.slots() != slots;
+                    let before = node.slots();
                     node.set_slots(slots);
-                    if moved && role == Role::Primary {
-                        // Its feed is up or down for the slots that it has now.
-                        if node.is_fed() {
-                            self.near.connected(&node.slots());
-                        } else {
-                            self.near.disconnected(&node.slots());
+                    if *before != *node.slots() {
+                        match role {
+                            // Its feed is up or down for the slots that it has now.
+                            Role::Primary if node.is_fed() => self.near.connected(&node.slots()),
+                            Role::Primary => self.near.disconnected(&node.slots()),
+                            Role::Replica => unread.extend(before.iter().cloned()),
                         }
                     }
                     nodes.push(node);
@@ -211,8 +264,13 @@ impl Topology {
             self.near.flush_slots(&moved);
         }
         for gone in kept.into_values() {
+            if gone.role == Role::Replica {
+                unread.extend(gone.slots().iter().cloned());
+            }
             gone.stop();
         }
+        // The primary was never asked for what they answered, and tells of no change of it.
+        self.near.doubted(&unread);
         self.counters.maps.fetch_add(1, Ordering::Relaxed);
         tracing::info!(complete, "took over a map of Redis slots");
     }
@@ -296,7 +354,11 @@ fn read(reply: &Value, asked: &str) -> Option<Vec<Range>> {
         if usize::from(last) >= SLOTS || first > last {
             return None;
         }
-        ranges.push(Range { first, last, primary: servers.next()?, replicas: servers.collect() });
+        let primary = servers.next()?;
+        // Servers name the replicas in orders of their own.
+        let mut replicas: Vec<String> = servers.collect();
+        replicas.sort_unstable();
+        ranges.push(Range { first, last, primary, replicas });
     }
     ranges.sort_by_key(|range| range.first);
     (!ranges.is_empty()).then_some(ranges)
@@ -319,6 +381,8 @@ fn field(info: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use edgekeep_core::session::{Found, LoadedSession, steer_session_id};
+    use edgekeep_core::{Entropy, Timestamp, UserId};
     use redis::parse_redis_value;
 
     use super::*;
@@ -332,6 +396,62 @@ mod tests {
         assert_eq!(ranges[1].replicas, ["127.0.0.1:7003"]);
         assert_eq!(read(&Value::Nil, "a:1"), None);
         assert_eq!(read(&Value::Array(Vec::new()), "a:1"), None, "a server that knows no slot is no witness");
+    }
+
+    #[test]
+    fn servers_that_name_replicas_in_other_orders_tell_one_map() {
+        let server = |port: i64| Value::Array(vec![Value::BulkString(b"h".to_vec()), Value::Int(port)]);
+        let told = |ports: [i64; 3]| {
+            let row = [Value::Int(0), Value::Int(16_383)].into_iter().chain(ports.map(server));
+            read(&Value::Array(vec![Value::Array(row.collect())]), "h:1").unwrap()
+        };
+        assert_eq!(told([1, 2, 3]), told([1, 3, 2]));
+        assert_ne!(told([1, 2, 3]), told([2, 1, 3]));
+    }
+
+    #[test]
+    fn a_server_that_is_cut_off_from_its_cluster_is_believed_last() {
+        let told = |primary: &str, state: &str, epoch: u64| {
+            let server = Value::Array(vec![Value::BulkString(primary.into()), Value::Int(1)]);
+            let row = Value::Array(vec![Value::Int(0), Value::Int(16_383), server]);
+            let info = format!("cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n");
+            Told::read(&[Value::Array(vec![row]), Value::BulkString(info.into())], "asked:1").unwrap()
+        };
+        let believed = |all: [Told; 2]| all.into_iter().fold(None, Told::better).unwrap().ranges[0].primary.clone();
+        for cut_off in [6, 9] {
+            assert_eq!(believed([told("old", "fail", cut_off), told("new", "ok", 7)]), "new:1");
+            assert_eq!(believed([told("new", "ok", 7), told("old", "fail", cut_off)]), "new:1");
+        }
+        assert_eq!(believed([told("old", "ok", 6), told("new", "ok", 7)]), "new:1");
+    }
+
+    #[tokio::test]
+    async fn what_came_from_a_replica_that_is_not_read_any_more_is_unverified() {
+        let mut entropy = Entropy::from_seed([1; 32]);
+        let near = Arc::new(NearCache::new(10, &mut entropy));
+        let login = Login { cluster: true, read_from_replicas: true, ..Login::default() };
+        let topology = Topology::new(near.clone(), Arc::new(login), Arc::default());
+        // Nobody listens there: the feed is said to be up below.
+        let map = |replica: &str| {
+            vec![Range { first: 0, last: 16_383, primary: "127.0.0.1:1".into(), replicas: vec![replica.into()] }]
+        };
+        topology.apply(map("127.0.0.1:2"));
+        near.connected(&[0..=16_383]);
+        let (user, now) = (UserId::new("42").unwrap(), Timestamp(1));
+        let id = steer_session_id(&user, &mut entropy);
+        let session = LoadedSession {
+            user: user.clone(),
+            epoch: 0,
+            live: true,
+            expires_at: Timestamp(9),
+            generation: 0,
+            checked_at: now,
+        };
+        assert!(near.fill(&near.begin(id, &user), &session));
+        topology.apply(map("127.0.0.1:3"));
+        assert!(matches!(near.find(id, &user, now), Found::Unverified(_)));
+        assert!(near.fill(&near.begin(id, &user), &session), "the primary's feed is as it was");
+        topology.nodes().iter().for_each(|node| node.stop());
     }
 
     #[test]
