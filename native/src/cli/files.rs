@@ -125,6 +125,7 @@ pub fn edit_keys<T>(
 struct Draft {
     file: File,
     path: PathBuf,
+    took_its_place: bool,
 }
 
 impl Draft {
@@ -134,7 +135,7 @@ impl Draft {
         let path = path.with_file_name(name);
         let shown = path.display();
         match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&path) {
-            Ok(file) => Ok(Draft { file, path }),
+            Ok(file) => Ok(Draft { file, path, took_its_place: false }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(format!(
                 "{shown} exists: another command is changing these keys, or one was interrupted; then remove it"
             )
@@ -153,6 +154,7 @@ impl Draft {
         self.file.write_all(bytes)?;
         self.file.sync_all()?;
         std::fs::rename(&self.path, path)?;
+        self.took_its_place = true;
         match path.parent() {
             Some(folder) => File::open(folder)?.sync_all(),
             None => Ok(()),
@@ -162,8 +164,10 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Nothing is there when it took the file's place.
-        let _ = std::fs::remove_file(&self.path);
+        // What stands there after it took the file's place is another command's.
+        if !self.took_its_place {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

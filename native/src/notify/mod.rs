@@ -114,7 +114,7 @@ impl Revocations {
         while let Some(tombstones) = self.revocations.recv().await {
             let current = rules.load_full();
             let named = &current.config.edge.notify;
-            workers.retain(|url, _| named.contains(url));
+            workers.retain(|url, worker| named.contains(url) && !worker.task.is_finished());
             for url in named {
                 let queue = match workers.get(url) {
                     Some(worker) => &worker.queue,
@@ -209,6 +209,11 @@ async fn post_all(url: WebUrl, queue: Rc<Queue>, rules: Arc<ArcSwap<Rules>>, mut
     let mut failures = 0;
     loop {
         let current = rules.load_full();
+        if !current.config.edge.notify.contains(&url) {
+            // A reload removed it. Should another one name it again, the next revocation starts anew.
+            queue.give_up_all();
+            return;
+        }
         // What a Worker reads of a call of its own: its configuration is made from this one.
         let max_bytes = usize::try_from(current.config.limits.json_body.0).unwrap_or(usize::MAX);
         let Some((body, up_to)) = queue.batch(max_bytes) else {

@@ -221,6 +221,7 @@ async fn a_worker_that_a_reload_removed_is_told_no_longer() {
             notifier.tell(sessions(1, later()));
             tokio::time::sleep(Duration::from_millis(100)).await;
             rules.store(self::rules(&urls[1..]).load_full());
+            assert_eq!(settled(&notifier).await, Counted { posted: 1, pending: 0, dropped: 1 });
             notifier.tell(sessions(1, later()));
             assert_eq!(settled(&notifier).await, Counted { posted: 2, pending: 0, dropped: 1 });
             let calls = removed.seen().len();
