@@ -12,6 +12,10 @@ use super::sections::{HealthType, StoreKind};
 use super::shards::{PoolShard, ShardName};
 use super::{Config, ShardHash};
 use crate::route::{Segment, ambiguous_routes, own_path};
+use crate::token::MAX_TEXT;
+
+/// With everything else at its longest, an access token is half as long as one may be.
+const MAX_ISSUER: usize = 1024;
 
 /// Adds an error for everything that cannot be.
 pub(super) fn check(config: &Config, errors: &mut Errors) {
@@ -70,6 +74,12 @@ impl Check<'_> {
 
     fn session(&mut self) {
         let s = &self.config.session;
+        for (path, text, most) in
+            [("session.issuer", &s.issuer, MAX_ISSUER), ("session.audience", &s.audience, MAX_TEXT)]
+        {
+            let allowed = format!("at most {most} bytes: it stands in every access token");
+            self.rule(&[path], text.len() <= most, &format!("{} bytes", text.len()), allowed);
+        }
         let jitter = s.access_ttl_jitter.0;
         self.rule(&["session.access_ttl_jitter"], jitter < 1.0, &jitter, "a number from 0 to below 1");
         let allowed = format!("at most refresh_ttl ({})", s.refresh_ttl);

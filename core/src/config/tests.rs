@@ -261,6 +261,8 @@ fn wrong_types_are_refused() {
         ("/server/api_prefix", json!("/auth/"), "server.api_prefix"),
         ("/admin/listen", json!(["127.0.0.1:9090"]), "admin.listen"),
         ("/session/issuer", json!(""), "session.issuer"),
+        ("/session/issuer", json!("i".repeat(1025)), "session.issuer"),
+        ("/session/audience", json!("a".repeat(129)), "session.audience"),
         ("/session/algorithm", json!("RS256"), "session.algorithm"),
         ("/session/leeway", json!(0), "session.leeway"),
         ("/session/authority", json!("http://region.example"), "session.authority"),

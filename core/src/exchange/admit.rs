@@ -128,7 +128,10 @@ impl Exchange {
         if check_csrf(cx.head, &rules) {
             return Ok(());
         }
-        Err(Problem::new(ProblemCode::CrossSite, "a cookie does not authorise a request from another site"))
+        Err(Problem::new(
+            ProblemCode::CrossSite,
+            "a request from another site neither uses nor sets this browser's cookies",
+        ))
     }
 
     /// `session`: the near cache answers, or the store is asked.

@@ -4,6 +4,7 @@
 //! word, and then the headers are not: Envoy sets none of them, so they are the client's. Every answer carries all
 //! identity headers, empty where nothing is known, so that none that a client sent survives the proxy's copy.
 
+use super::own::ANY_METHOD;
 use super::{Context, Decided, Exchange, Purpose, Reply, Step};
 use crate::config::AuthMode;
 use crate::http::{Head, HeaderEdits, Problem, ProblemCode};
@@ -49,7 +50,8 @@ impl Exchange {
         // Without a method the strictest of all that it may have been counts.
         let mode = match method.as_deref() {
             Some(method) => mode_for(method),
-            None => METHODS.iter().filter_map(|method| mode_for(method)).max_by_key(|mode| strictness(*mode)),
+            // What an unknown method may have been.
+            None => ANY_METHOD.split(", ").filter_map(|method| mode_for(method)).max_by_key(|mode| strictness(*mode)),
         };
         let Some(mode) = mode else {
             return Err(Problem::new(ProblemCode::Forbidden, "no route matches the original request"));
@@ -97,9 +99,6 @@ fn put(head: &mut HeaderEdits, name: &'static str, value: String) {
     head.set.retain(|(set, _)| *set != name);
     head.set(name, value);
 }
-
-/// What an unknown method may have been.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 fn strictness(mode: AuthMode) -> u8 {
     match mode {

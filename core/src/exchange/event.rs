@@ -22,7 +22,10 @@ pub struct SessionEvent {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionHappened {
-    Created,
+    Created {
+        /// How many older sessions of the user made room for it.
+        evicted: u32,
+    },
     Refreshed(Refresh),
     /// A credential was presented and refused, with the problem's code or, for a refresh token, the table's reason.
     Refused(&'static str),
@@ -53,7 +56,7 @@ pub enum Revoked {
 impl SessionEvent {
     pub const fn name(&self) -> &'static str {
         match self.what {
-            SessionHappened::Created => "session_created",
+            SessionHappened::Created { .. } => "session_created",
             SessionHappened::Refreshed(_) => "session_refreshed",
             SessionHappened::Refused(_) => "session_refused",
             SessionHappened::Revoked { .. } => "session_revoked",
@@ -64,7 +67,7 @@ impl SessionEvent {
     /// How it was refreshed or revoked, or why it was refused.
     pub const fn how(&self) -> Option<&'static str> {
         match self.what {
-            SessionHappened::Created | SessionHappened::Reuse { .. } => None,
+            SessionHappened::Created { .. } | SessionHappened::Reuse { .. } => None,
             SessionHappened::Refreshed(how) => Some(how.name()),
             SessionHappened::Refused(why) => Some(why),
             SessionHappened::Revoked { how, .. } => Some(match how {
@@ -76,12 +79,12 @@ impl SessionEvent {
         }
     }
 
-    /// How many sessions a revocation ended.
+    /// How many sessions a revocation ended, or a creation evicted.
     pub const fn count(&self) -> Option<u32> {
         match self.what {
-            SessionHappened::Revoked { count, .. } => Some(count),
+            SessionHappened::Revoked { count, .. } | SessionHappened::Created { evicted: count @ 1.. } => Some(count),
             SessionHappened::Reuse { .. } => Some(1),
-            SessionHappened::Created | SessionHappened::Refreshed(_) | SessionHappened::Refused(_) => None,
+            SessionHappened::Created { .. } | SessionHappened::Refreshed(_) | SessionHappened::Refused(_) => None,
         }
     }
 
@@ -89,7 +92,7 @@ impl SessionEvent {
     pub const fn replicated(&self) -> Option<bool> {
         match self.what {
             SessionHappened::Revoked { replicated, .. } | SessionHappened::Reuse { replicated } => Some(replicated),
-            SessionHappened::Created | SessionHappened::Refreshed(_) | SessionHappened::Refused(_) => None,
+            SessionHappened::Created { .. } | SessionHappened::Refreshed(_) | SessionHappened::Refused(_) => None,
         }
     }
 }

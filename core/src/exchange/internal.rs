@@ -9,8 +9,8 @@ use crate::http::{Problem, ProblemCode};
 use crate::session::{StoreOp, Tombstone};
 use crate::{SessionId, Timestamp, UserId};
 
-/// How long clients may keep the public keys.
-const JWKS_MAX_AGE: &str = "public, max-age=300";
+/// How long clients may keep what is for everyone: the public keys, the description of the API.
+const PUBLIC_MAX_AGE: &str = "public, max-age=300";
 /// The most tombstones in one call.
 const MAX_TOMBSTONES: usize = 1000;
 
@@ -99,16 +99,7 @@ impl Exchange {
         let text = self.rules.keys.public_jwks();
         let digest = Sha256::digest(&text);
         let tag = format!("\"{}\"", digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>());
-        let mut known = false;
-        cx.head.each_header("if-none-match", &mut |value| known |= names_tag(value, &tag));
-        let mut reply = Reply::empty(if known { 304 } else { 200 });
-        reply.head.set("etag", tag.as_str());
-        reply.head.set("cache-control", JWKS_MAX_AGE);
-        if !known {
-            reply.head.set("content-type", "application/jwk-set+json");
-            reply.body = super::ReplyBody::Bytes(text.into_bytes());
-        }
-        Step::Respond(Box::new(reply))
+        published(cx, tag, "application/jwk-set+json", || text.into_bytes())
     }
 
     /// `GET /v1/shards/users/{id}`, for applications with the service credential.
@@ -157,6 +148,25 @@ pub(super) fn shard_map(rules: &Rules) -> Decided {
     reply.head.set("content-type", "application/json");
     reply.body = super::ReplyBody::Bytes(map.to_json().into_bytes());
     Ok(no_store(reply))
+}
+
+/// A document for everyone, or 304 for who has it.
+pub(super) fn published(
+    cx: &Context<'_>,
+    tag: String,
+    content_type: &'static str,
+    body: impl FnOnce() -> Vec<u8>,
+) -> Step {
+    let mut known = false;
+    cx.head.each_header("if-none-match", &mut |value| known |= names_tag(value, &tag));
+    let mut reply = Reply::empty(if known { 304 } else { 200 });
+    reply.head.set("etag", tag);
+    reply.head.set("cache-control", PUBLIC_MAX_AGE);
+    if !known {
+        reply.head.set("content-type", content_type);
+        reply.body = super::ReplyBody::Bytes(body());
+    }
+    Step::Respond(Box::new(reply))
 }
 
 /// Whether an `If-None-Match` names this tag, compared weakly (RFC 9110 §13.1.2). No tag of ours holds a comma.

@@ -40,7 +40,7 @@ use crate::{SessionId, Timestamp};
 
 pub use event::{Revoked, SessionEvent, SessionHappened};
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
-pub use stay::Stay;
+pub use stay::{Question, Stay};
 pub use step::{
     After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
 };
@@ -354,6 +354,12 @@ impl Exchange {
         self.awaiting = Awaiting::Nothing;
         self.forward.give_up();
         self.step(Err(body_too_large()), cx)
+    }
+
+    /// Whether the exchange goes on when its client has left: what it does to sessions takes more than one step, and the
+    /// last tells the log and the Workers of it.
+    pub fn outlives_client(&self) -> bool {
+        matches!(&self.purpose, Purpose::Own(call) if call.is_change())
     }
 
     /// The end, once: what may be done now, and may be lost.

@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
-use super::{Context, Exchange, Reply, ReplyBody, Step};
-use crate::http::header_text;
+use super::internal::published;
+use super::{Context, Exchange, Step};
 
 const SOURCE: &[u8] = include_str!("openapi.json").as_bytes();
 /// Stands where `servers` needs `server.api_prefix`, quotation marks included.
@@ -19,22 +19,11 @@ const PREFIX_AT: usize = position(&compact::<{ compact_length(SOURCE) }>(SOURCE)
 /// Names this document in its `ETag`.
 const DIGEST: u64 = fnv1a(FNV_OFFSET, SOURCE);
 
-/// Clients may keep it as long as the public keys; then they ask whether it changed.
-const MAX_AGE: &str = "public, max-age=300";
-
 impl Exchange {
     pub(super) fn openapi(&self, cx: &Context<'_>) -> Step {
         let prefix = self.rules.config.server.api_prefix.as_str();
         let tag = format!("\"{:016x}\"", fnv1a(DIGEST, prefix.as_bytes()));
-        let known = header_text(cx.head, "if-none-match").is_some_and(|known| matches(known, &tag));
-        let mut reply = Reply::empty(if known { 304 } else { 200 });
-        reply.head.set("etag", tag);
-        reply.head.set("cache-control", MAX_AGE);
-        if !known {
-            reply.head.set("content-type", "application/json");
-            reply.body = ReplyBody::Bytes(document(prefix));
-        }
-        Step::Respond(Box::new(reply))
+        published(cx, tag, "application/json", || document(prefix))
     }
 }
 
@@ -44,11 +33,6 @@ pub(super) fn document(prefix: &str) -> Vec<u8> {
     let after = rest.split_at(PREFIX.len()).1;
     let url = Value::from(if prefix.is_empty() { "/" } else { prefix }).to_string();
     [before, url.as_bytes(), after].concat()
-}
-
-/// Weakly, as RFC 9110 §13.1.2 asks.
-fn matches(known: &str, tag: &str) -> bool {
-    known.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;

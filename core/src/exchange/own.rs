@@ -35,6 +35,26 @@ pub(super) enum Call {
 }
 
 impl Call {
+    /// Whether it changes sessions.
+    pub fn is_change(&self) -> bool {
+        match self {
+            Call::Create
+            | Call::Refresh
+            | Call::EndOwn(_)
+            | Call::EndOthers
+            | Call::Logout
+            | Call::RevokeUser(_)
+            | Call::OauthToken
+            | Call::OauthRevoke => true,
+            Call::ListOwn
+            | Call::ListUser(_)
+            | Call::OauthIntrospect
+            | Call::EdgeValidate
+            | Call::EdgeConfirm
+            | Call::EdgeTombstones => false,
+        }
+    }
+
     /// Errors as RFC 6749 JSON instead of problem documents.
     pub fn speaks_oauth(&self) -> bool {
         matches!(self, Call::OauthToken | Call::OauthRevoke | Call::OauthIntrospect)
@@ -175,8 +195,10 @@ impl Exchange {
         if outcome == StoreOutcome::Unavailable {
             return Err(self.store_unavailable());
         }
-        if let StoreOutcome::Revoked { ended, epoch, .. } = &outcome {
-            self.note_revocation(ended, *epoch, cx.now);
+        match &outcome {
+            StoreOutcome::Revoked { ended, epoch, .. } => self.note_revocation(ended, *epoch, cx.now),
+            StoreOutcome::Created { evicted } => self.note_revocation(evicted, None, cx.now),
+            _ => {}
         }
         match stored {
             Stored::Created(created) => self.created(created, &outcome, cx),

@@ -12,13 +12,11 @@ use crate::session::{
     Decision, Device, NewSession, RefreshState, RefreshToken, Refusal, Rotate, SessionRow, StoreOp, StoreOutcome,
     created_at_text, decide, steer_session_id,
 };
-use crate::token::{AccessClaims, sign_access};
+use crate::token::{AccessClaims, MAX_TEXT, is_text, sign_access};
 use crate::{Millis, SessionId, Timestamp, UserId};
 
 /// The largest `device_info`, as compact JSON.
 const MAX_DEVICE_INFO: usize = 4 * 1024;
-/// The longest `client_id`.
-const MAX_CLIENT_ID: usize = 128;
 /// How many ids are drawn for a session before the store is called broken: 98 random bits do not collide twice.
 const MAX_DRAWS: u8 = 3;
 /// How often a compare-and-set is tried again when another refresh was faster.
@@ -109,8 +107,8 @@ impl Exchange {
             return Err(bad(format!("device_info must be at most {MAX_DEVICE_INFO} bytes of JSON, found {size}")));
         }
         let client_id = text_field(&object, "client_id")?.unwrap_or_else(|| config.audience.clone());
-        if client_id.is_empty() || client_id.len() > MAX_CLIENT_ID || client_id.chars().any(char::is_control) {
-            return Err(bad(format!("client_id must be 1 to {MAX_CLIENT_ID} bytes without control characters")));
+        if !is_text(&client_id) {
+            return Err(bad(format!("client_id must be 1 to {MAX_TEXT} bytes without control characters")));
         }
         let access_ttl = match object.get("access_ttl") {
             None => None,
@@ -149,13 +147,14 @@ impl Exchange {
                 Ok(self.store_new(created))
             }
             StoreOutcome::Taken => Err(self.store_unavailable()),
-            StoreOutcome::Created => {
-                self.attempt = Some(true);
-                self.note(SessionHappened::Created);
+            StoreOutcome::Created { evicted } => {
+                let evicted = u32::try_from(evicted.len()).unwrap_or(u32::MAX);
+                self.note(SessionHappened::Created { evicted });
                 self.note_about(Some(created.new.id), Some(&created.new.user));
                 // The epoch does not go into tokens: any will do.
                 let state = created.new.refresh_state(0);
                 let issued = self.issue(created.new.id, &state, cx)?;
+                self.attempt = Some(true);
                 let mut reply = Reply::json(201, &token_body(&issued, true));
                 self.dress(&mut reply, &issued, false);
                 Ok(Step::Respond(Box::new(reply)))
@@ -192,7 +191,10 @@ impl Exchange {
             (token, false)
         };
         self.attempt = Some(false);
-        if from_cookie {
+        // The answer sets cookies. A form of another site may carry a token of its own, and would log this browser in as
+        // somebody else; servers and apps, which relay what they got, send neither header.
+        let from_browser = ["sec-fetch-site", "origin"].iter().any(|name| cx.head.header(name).is_some());
+        if from_cookie || self.rules.config.session.cookies && from_browser {
             self.check_cross_site(cx)?;
         }
         self.start_refresh(&token, from_cookie, None, cx)
@@ -282,7 +284,9 @@ impl Exchange {
                             Refusal::FromTheFuture => ("from_the_future", "is not known"),
                         };
                         self.note_reason(name);
-                        return Err(self.refresh_refused(why.to_owned(), from_cookie, cx));
+                        // The session goes on, and another tab may just have been given its token: that cookie stays.
+                        let clears = from_cookie && reason == Refusal::Ended;
+                        return Err(self.refresh_refused(why.to_owned(), clears, cx));
                     }
                     Decision::Revoke => {
                         refreshed.phase = Phase::Revoke;
@@ -313,8 +317,8 @@ impl Exchange {
         how: RefreshCount,
         cx: &mut Context<'_>,
     ) -> Decided {
-        self.attempt = Some(true);
         let issued = self.issue(refreshed.presented.session, state, cx)?;
+        self.attempt = Some(true);
         cx.local.metrics.refresh(how);
         self.note(SessionHappened::Refreshed(how));
         self.note_about(None, Some(&state.user));
@@ -332,11 +336,11 @@ impl Exchange {
         Ok(Step::Respond(Box::new(reply)))
     }
 
-    fn refresh_refused(&mut self, why: String, from_cookie: bool, cx: &Context<'_>) -> Problem {
+    fn refresh_refused(&mut self, why: String, clear_cookies: bool, cx: &Context<'_>) -> Problem {
         self.count_refresh_failure(cx);
         let why = if why.starts_with("the refresh token") { why } else { format!("the refresh token {why}") };
         let mut problem = Problem::new(ProblemCode::InvalidRefreshToken, why);
-        problem.clear_cookies = from_cookie;
+        problem.clear_cookies = clear_cookies;
         problem
     }
 
@@ -471,7 +475,7 @@ fn token_body(issued: &Issued, with_tokens: bool) -> Value {
     body
 }
 
-/// Seconds, or a duration as the configuration writes it; only ever shorter than the configured one.
+/// Whole seconds; only ever shorter than the configured one.
 fn access_ttl(value: &Value, most: Millis) -> Result<Millis, Problem> {
     let bad = || {
         let detail = format!("access_ttl must be whole seconds from 1 to {}: it only shortens", most.0 / 1000);

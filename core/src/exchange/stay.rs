@@ -25,6 +25,15 @@ pub struct Stay {
     seen: Option<Kept>,
 }
 
+/// What the store is to be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    pub ticket: Ticket,
+    /// It may well have ended. Otherwise the store's word was lost for all of a server's sessions at once, and whoever
+    /// asks about them waits for a server that is likely to be gone: the others must not wait behind them.
+    pub is_urgent: bool,
+}
+
 impl Exchange {
     /// What the answer rests on if it goes on for long; `None` where that is nobody's session.
     pub fn stay(&self) -> Option<Stay> {
@@ -40,7 +49,7 @@ impl Exchange {
 
 impl Stay {
     /// A look at what is at hand: `None` when the answer may go on, or the ticket with which the store is to be asked.
-    pub fn look(&mut self, near: &NearCache, now: Timestamp) -> Option<Ticket> {
+    pub fn look(&mut self, near: &NearCache, now: Timestamp) -> Option<Question> {
         if now < self.token_until {
             return None;
         }
@@ -51,7 +60,8 @@ impl Stay {
         match near.find(id, user, now) {
             // Beyond its limit it may have been refreshed: the store knows.
             Found::Verified(entry) if entry.expires_at > now => None,
-            Found::Verified(_) | Found::Unverified(_) | Found::Nothing => Some(near.begin(id, user)),
+            Found::Verified(_) | Found::Nothing => Some(Question { ticket: near.begin(id, user), is_urgent: true }),
+            Found::Unverified(_) => Some(Question { ticket: near.begin(id, user), is_urgent: false }),
         }
     }
 

@@ -42,7 +42,6 @@ pub struct NearCache {
 /// What is known of a validated session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearEntry {
-    pub epoch: u64,
     pub expires_at: Timestamp,
     pub checked_at: Timestamp,
     pub generation: u32,
@@ -164,12 +163,8 @@ impl NearCache {
         if !fresh {
             return None;
         }
-        let entry = NearEntry {
-            epoch: loaded.epoch,
-            expires_at: loaded.expires_at,
-            checked_at: loaded.checked_at,
-            generation: loaded.generation,
-        };
+        let entry =
+            NearEntry { expires_at: loaded.expires_at, checked_at: loaded.checked_at, generation: loaded.generation };
         // An invalidation from here on finds the stamp old, and so voids what is stored after it.
         let kept = Kept { entry, slot: ticket.slot, stamp: ticket.stamp, user: ticket.user };
         self.entries.insert(ticket.id, kept);

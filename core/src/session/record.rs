@@ -147,6 +147,13 @@ pub struct SessionRow {
     pub refreshed_at: Option<Timestamp>,
 }
 
+impl SessionRow {
+    /// As the record tells it, which sorts by time.
+    pub fn created_at(&self) -> &str {
+        self.record.get("created_at").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

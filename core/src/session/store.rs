@@ -48,7 +48,10 @@ pub enum Tombstone {
 /// What a store answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreOutcome {
-    Created,
+    Created {
+        /// The user's sessions that made room for it.
+        evicted: Vec<SessionId>,
+    },
     /// A session of this id is there: nothing was written, and core draws another.
     Taken,
     /// The user has `max_per_user` sessions and `on_max` is `refuse`.

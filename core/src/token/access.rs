@@ -13,7 +13,7 @@ use crate::identity::has_control;
 use crate::{SessionId, Timestamp, UserId};
 
 /// The longest `client_id` and `jti`, in bytes.
-const MAX_TEXT: usize = 128;
+pub(crate) const MAX_TEXT: usize = 128;
 
 /// What an access token says. Times have whole seconds: a fraction is dropped when the token is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub fn sign_access(ring: &KeyRing, claims: &AccessClaims) -> Result<String, Sign
 }
 
 /// What `client_id` and `jti` may be.
-pub(super) fn is_text(text: &str) -> bool {
+pub(crate) fn is_text(text: &str) -> bool {
     (1..=MAX_TEXT).contains(&text.len()) && !has_control(text)
 }
 

@@ -16,6 +16,7 @@ mod roster;
 mod verify;
 
 pub use access::{AccessClaims, SignError, sign_access};
+pub(crate) use access::{MAX_TEXT, is_text};
 pub use cache::TokenCache;
 pub use claims::Claim;
 pub use jwks::{JwksError, MAX_JWKS_KEYS, PublicKey, parse_jwks};

@@ -100,7 +100,7 @@ struct Library(Store);
 impl Asked for Library {
     async fn create(&self, _: usize, new: NewSession) -> Result<(), Failure> {
         match self.0.perform(StoreOp::Create(Box::new(new))).await {
-            StoreOutcome::Created => Ok(()),
+            StoreOutcome::Created { .. } => Ok(()),
             other => Err(format!("create: {other:?}").into()),
         }
     }

@@ -132,14 +132,15 @@ pub async fn serve(
     let (parts, incoming) = request.into_parts();
     let rules = worker.rules.load_full();
     let upload = Upload::new(incoming, rules.config.limits.body.0);
-    let head = RequestHead { parts: &parts, peer };
     let (exchange, step) = worker.with_local(|local| {
+        let head = RequestHead { parts: &parts, peer };
         let cx = &mut Context { head: &head, now: now(), local };
         if let Some(problem) = head.fault(rules.config.server.max_header_bytes) {
             return Exchange::begin_refused(&rules, &worker.live, problem, cx);
         }
         Exchange::begin(&rules, &worker.live, cx)
     });
+    let outlives_client = exchange.outlives_client();
     let ending = Box::new(Ending {
         worker,
         exchange,
@@ -151,10 +152,27 @@ pub async fn serve(
         connection: None,
         listed: Cell::new(Listed::NotYet),
     });
-    let (Drive { mut ending, answer, .. }, reply) =
-        Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false) }.drive(step).await;
+    let driving = async move {
+        let head = RequestHead { parts: &parts, peer };
+        let drive = Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false) };
+        let (Drive { ending, answer, .. }, reply) = drive.drive(step).await;
+        (ending, answer, reply)
+    };
+    let (mut ending, answer, reply) = if outlives_client { in_its_own_task(driving).await } else { driving.await };
     ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
+}
+
+/// Goes on when this future is dropped: hyper drops it as soon as the client has left.
+async fn in_its_own_task<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+    match tokio::task::spawn_local(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 /// What a load found, in core's words.

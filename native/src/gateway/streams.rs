@@ -31,7 +31,7 @@ const ASKERS: usize = 64;
 pub struct Streams {
     open: RefCell<HashMap<u64, Open>>,
     next: Cell<u64>,
-    /// What the store is to be asked, in order.
+    /// What the store is to be asked, the urgent first.
     asks: RefCell<VecDeque<(u64, Ticket, UserId)>>,
     askers: Cell<usize>,
 }
@@ -71,9 +71,14 @@ impl Streams {
     fn look(&self, near: &NearCache, now: Timestamp) -> usize {
         let mut asks = self.asks.borrow_mut();
         for (number, open) in self.open.borrow_mut().iter_mut().filter(|(_, open)| !open.asking) {
-            if let Some(ticket) = open.stay.look(near, now) {
+            if let Some(question) = open.stay.look(near, now) {
                 open.asking = true;
-                asks.push_back((*number, ticket, open.stay.user().clone()));
+                let ask = (*number, question.ticket, open.stay.user().clone());
+                if question.is_urgent {
+                    asks.push_front(ask);
+                } else {
+                    asks.push_back(ask);
+                }
             }
         }
         asks.len().min(ASKERS).saturating_sub(self.askers.get())

@@ -347,15 +347,18 @@ impl Writer {
             let mut tables = Tables::open(&write)?;
             let mut sessions = Vec::new();
             for entry in tables.expiry.range(..=(now.0, &[0xff; 16]))?.take(SWEEP_AT_MOST) {
-                sessions.push(SessionId(*entry?.0.value().1));
+                let (key, _) = entry?;
+                sessions.push((key.value().0, SessionId(*key.value().1)));
             }
             let mut users = Vec::new();
             for entry in tables.epoch_expiry.range(..(now.0 + 1, ""))?.take(SWEEP_AT_MOST) {
                 let (key, _) = entry?;
                 users.push((key.value().0, key.value().1.to_owned()));
             }
-            for id in &sessions {
+            for (absolute, id) in &sessions {
                 tables.remove(*id)?;
+                // Also where nobody can read any more whose session that was.
+                tables.expiry.remove((*absolute, &id.0))?;
             }
             for (until, user) in &users {
                 tables.epochs.remove(user.as_str())?;
@@ -478,20 +481,22 @@ impl<'t> Tables<'t> {
             self.remove(member.id)?;
         }
         let room = new.max_per_user as usize;
+        let mut evicted = Vec::new();
         if members.len() >= room {
             if !new.evict_oldest {
                 return Ok(StoreOutcome::Full);
             }
             for member in &members[..=members.len() - room] {
                 self.remove(member.id)?;
-                dropped.sessions.push(member.id);
+                evicted.push(member.id);
             }
         }
+        dropped.sessions.extend(&evicted);
         self.records.insert(&new.id.0, new.record_json().as_bytes())?;
         self.put_state(new.id, &new.refresh_state(epoch))?;
         self.index.insert((new.user.as_str(), new.created_at.0, &new.id.0), ())?;
         self.expiry.insert((new.absolute.0, &new.id.0), new.created_at.0)?;
-        Ok(StoreOutcome::Created)
+        Ok(StoreOutcome::Created { evicted })
     }
 
     fn state(&self, id: SessionId) -> Result<Option<(RefreshState, u64)>, Failure> {
@@ -616,7 +621,9 @@ mod tests {
     async fn the_oldest_session_makes_room_or_the_newest_is_refused() {
         let Opened { store, .. } = open();
         for id in 1..=4 {
-            assert_eq!(store.perform(StoreOp::Create(new(id, u64::from(id)))).await, StoreOutcome::Created);
+            let evicted = if id == 4 { vec![SessionId([1; 16])] } else { Vec::new() };
+            let outcome = store.perform(StoreOp::Create(new(id, u64::from(id)))).await;
+            assert_eq!(outcome, StoreOutcome::Created { evicted });
         }
         assert_eq!(ids(&store).await, [2, 3, 4]);
         let refusing = Box::new(NewSession { evict_oldest: false, ..*new(5, 5) });
@@ -641,7 +648,7 @@ mod tests {
             let idle = Timestamp(created + 50);
             assert_eq!(
                 store.perform(StoreOp::Create(Box::new(NewSession { idle, ..*new(id, created) }))).await,
-                StoreOutcome::Created
+                StoreOutcome::Created { evicted: Vec::new() }
             );
         }
         let op = StoreOp::RevokeAll { user: user(), now: Timestamp(20_000) };
@@ -660,7 +667,7 @@ mod tests {
             let new = Box::new(NewSession { max_per_user: 50, ..*new(id, 7) });
             waiting.spawn(async move { store.perform(StoreOp::Create(new)).await });
         }
-        assert!(waiting.join_all().await.iter().all(|outcome| *outcome == StoreOutcome::Created));
+        assert!(waiting.join_all().await.iter().all(|outcome| matches!(outcome, StoreOutcome::Created { .. })));
         assert_eq!(ids(&store).await, (1..=40).collect::<Vec<u8>>());
     }
 

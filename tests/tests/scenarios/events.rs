@@ -10,7 +10,11 @@ use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
     let name = "every_session_event_is_logged_and_no_id_is";
-    vec![Scenario::alone(name, Setup::default(), every_session_event_is_logged_and_no_id_is)]
+    let every = Scenario::alone(name, Setup::default(), every_session_event_is_logged_and_no_id_is);
+    let name = "a_revocation_is_finished_and_told_although_its_client_left";
+    // At the edge the platform decides what becomes of a Worker whose client has left.
+    let left = Scenario::alone(name, Setup::default(), a_revocation_is_finished_and_told_although_its_client_left);
+    vec![every, left.natively()]
 }
 
 fn every_session_event_is_logged_and_no_id_is(d: &Deployment) -> Result<()> {
@@ -41,6 +45,23 @@ fn every_session_event_is_logged_and_no_id_is(d: &Deployment) -> Result<()> {
     .with_context(|| d.session_events().unwrap_or_default().join("\n"))?;
     for clear in [user, &first.id, &second.id] {
         ensure!(!d.session_events()?.iter().any(|line| line.contains(clear)), "{clear}");
+    }
+    Ok(())
+}
+
+fn a_revocation_is_finished_and_told_although_its_client_left(d: &Deployment) -> Result<()> {
+    let users: Vec<String> = (0..20).map(|n| format!("left-{n}")).collect();
+    let sessions = users.iter().map(|user| d.login(user)).collect::<Result<Vec<_>>>()?;
+    for user in &users {
+        drop(d.service("DELETE", &format!("/v1/users/{user}/sessions")).begin()?);
+    }
+    eventually("the log tells of each", Duration::from_secs(5), || {
+        let told = d.session_events()?;
+        Ok(told.iter().filter(|line| line.contains("\"session_revoked\" how=\"all\"")).count() == users.len())
+    })
+    .with_context(|| d.session_events().unwrap_or_default().join("\n"))?;
+    for session in sessions {
+        d.get("/echo/account/me").bearer(&session.access).send()?.problem(401, "session_ended")?;
     }
     Ok(())
 }

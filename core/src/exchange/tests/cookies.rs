@@ -154,6 +154,59 @@ fn a_refresh_by_cookie_from_another_site_is_refused_and_spends_nothing() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn another_site_cannot_log_a_browser_in_with_a_token_of_its_own() {
+    // A form of type text/plain sends this as the body: the last of two members counts.
+    let body = |token: &str| format!("{{\"refresh_token\":\"=\",\"refresh_token\":\"{token}\"}}");
+    for cookies in [true, false] {
+        let mut world = World::with(json!({ "session": { "cookies": cookies } }));
+        let theirs = world.log_in("attacker");
+        let post = || post("/v1/sessions/refresh").header("content-type", "text/plain");
+        let planted = post().body(body(&theirs.refresh).as_bytes());
+        for header in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+            let answer = world.run(planted.clone().header(header.0, header.1));
+            if cookies {
+                answer.refused(403, "cross_site");
+                assert!(answer.store_ops.is_empty() && answer.cookies_set().is_empty());
+            } else {
+                assert_eq!((answer.status, answer.cookies_set().len()), (200, 0), "no cookie, no harm");
+            }
+        }
+        // The login service relays what it was given, and no browser stands behind it.
+        let relayed = world.run(planted);
+        assert_eq!((relayed.status, relayed.cookies_set().len()), (200, if cookies { 2 } else { 0 }));
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_refresh_cookie_that_is_refused_while_its_session_lives_is_not_cleared() {
+    let mut world = with_cookies();
+    let login = world.log_in("42");
+    let refresh = |world: &mut World| {
+        let cookie = format!("__Host-edgekeep-rt={}", login.refresh);
+        world.run(
+            post("/v1/sessions/refresh")
+                .cookie(&cookie)
+                .header("sec-fetch-site", "same-origin")
+                .header("user-agent", "phone"),
+        )
+    };
+    assert_eq!(refresh(&mut world).status, 200);
+    // Its answer was lost, and so are those to three repeats.
+    for _ in 0..3 {
+        world.pass(31);
+        assert_eq!(refresh(&mut world).status, 200);
+    }
+    world.pass(31);
+    let refused = refresh(&mut world);
+    refused.refused(401, "invalid_refresh_token");
+    assert!(refused.cookies_set().is_empty(), "another tab may just have been given the session's token");
+    world.run(delete("/v1/users/42/sessions").bearer(SERVICE));
+    let ended = refresh(&mut world);
+    ended.refused(401, "invalid_refresh_token");
+    assert!(ended.clears_cookies());
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn an_origin_cannot_set_our_cookies_but_its_own() {
     let mut world = World::new();
     world.script(

@@ -24,7 +24,7 @@ fn a_session_is_told_of_from_its_creation_to_its_end_by_hashed_names() {
     let login = login(&created);
     let (session, user) = (world.named(&login.id.to_string()), world.named("someone"));
     assert_eq!(session.as_ref().unwrap().len(), 16);
-    assert_eq!(told(&created), (SessionHappened::Created, session.clone(), user.clone()));
+    assert_eq!(told(&created), (SessionHappened::Created { evicted: 0 }, session.clone(), user.clone()));
     let refreshed = world.refresh(&login.refresh, "phone");
     let next = super::login(&refreshed);
     assert_eq!(told(&refreshed), (SessionHappened::Refreshed(Refresh::Rotated), session.clone(), user.clone()));
@@ -38,6 +38,16 @@ fn a_session_is_told_of_from_its_creation_to_its_end_by_hashed_names() {
     assert_eq!(told(&refused), (SessionHappened::Refused("session_ended"), session.clone(), user));
     let refused = world.refresh(&next.refresh, "phone");
     assert_eq!(told(&refused), (SessionHappened::Refused("ended"), session, None));
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_creation_tells_how_many_sessions_made_room_for_it() {
+    let mut world = World::with(json!({ "session": { "max_per_user": 1 } }));
+    world.log_in("someone");
+    let created = world.run(post("/v1/sessions").bearer(SERVICE).json(&json!({ "user_id": "someone" })));
+    assert_eq!(told(&created).0, SessionHappened::Created { evicted: 1 });
+    let event = created.event.unwrap();
+    assert_eq!((event.name(), event.count()), ("session_created", Some(1)));
 }
 
 #[wasm_bindgen_test(unsupported = test)]

@@ -18,7 +18,8 @@ impl World {
 
     /// A look, as the shell does it every second: whether the answer may go on.
     fn goes_on(&mut self, open: &mut Open) -> bool {
-        let Some(ticket) = open.stay.look(&self.live.near, self.now) else { return true };
+        let Some(question) = open.stay.look(&self.live.near, self.now) else { return true };
+        let ticket = question.ticket;
         open.asked += 1;
         let answer = self.store.load(ticket.id(), self.now);
         open.stay.answered(&ticket, &answer, &self.live.near, self.now)
@@ -151,4 +152,15 @@ fn nothing_else_is_looked_after() {
     ] {
         assert!(world.run(request).stay.is_none());
     }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_session_that_may_have_ended_is_asked_about_before_those_of_a_server_that_is_gone() {
+    let mut world = World::new();
+    let (ended, cut_off) = (world.log_in("42"), world.log_in("42"));
+    let (mut ended_open, mut cut_off_open) = (world.open("/feed", &ended), world.open("/feed", &cut_off));
+    world.live.near.disconnected(&[0..=16_383]);
+    world.live.near.invalidate(ended.id);
+    let is_urgent = |open: &mut Open| open.stay.look(&world.live.near, world.now).unwrap().is_urgent;
+    assert!(is_urgent(&mut ended_open) && !is_urgent(&mut cut_off_open));
 }

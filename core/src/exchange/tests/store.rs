@@ -159,10 +159,12 @@ impl Store {
                 return StoreOutcome::Full;
             }
             theirs.truncate(theirs.len() + 1 - room);
-            self.end(theirs, None, near);
+        } else {
+            theirs.clear();
         }
+        self.end(theirs.clone(), None, near);
         self.insert(new);
-        StoreOutcome::Created
+        StoreOutcome::Created { evicted: theirs }
     }
 
     fn of(&self, user: &UserId) -> Vec<SessionId> {

@@ -50,6 +50,16 @@ fn revoking_all_names_the_user_with_the_new_epoch_and_no_session() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn a_login_names_the_sessions_that_made_room_for_it() {
+    let mut world = World::with(json!({
+        "edge": { "notify": ["https://edge.example"] }, "session": { "max_per_user": 1, "leeway": "10s" },
+    }));
+    let first = world.log_in("42");
+    let answer = world.run(post("/v1/sessions").bearer(SERVICE).json(&json!({ "user_id": 42 })));
+    assert_eq!(answer.tombstones, [Tombstone::Session { id: first.id, until: until(&world) }]);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn a_reuse_names_the_session_that_it_ended() {
     let mut world = region();
     let login = world.log_in("42");

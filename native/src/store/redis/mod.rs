@@ -364,10 +364,9 @@ impl Redis {
             let answer = Answer::read(written.reply).ok_or(Unavailable)?;
             if answer.is("created") {
                 self.count(Kind::Create, written.replicated);
-                for evicted in answer.texts().iter().filter_map(|id| SessionId::parse(id)) {
-                    self.near.invalidate(evicted);
-                }
-                return Ok(StoreOutcome::Created);
+                let evicted: Vec<_> = answer.texts().iter().filter_map(|id| SessionId::parse(id)).collect();
+                evicted.iter().for_each(|id| self.near.invalidate(*id));
+                return Ok(StoreOutcome::Created { evicted });
             }
             if answer.is("taken") {
                 return Ok(StoreOutcome::Taken);
@@ -474,29 +473,27 @@ impl Redis {
             self.near.invalidate_user(&user);
         }
         ended.iter().for_each(|id| self.near.invalidate(*id));
-        let again = match ending {
-            Ending::Others(keep) => Ending::Others(keep),
-            Ending::All | Ending::Again(_) => Ending::Again(epoch),
-        };
-        let replicated =
-            self.until_replicated(replicated, || async { Ok(self.revoke_all_once(&user, again, now).await?.2) }).await;
-        if !replicated {
-            let store = self.clone();
-            let ids = ended.clone();
-            self.go_on(move || {
+        let by_epoch = matches!(ending, Ending::All | Ending::Again(_)).then_some(Ending::Again(epoch));
+        let repeat = {
+            let (store, ids) = (self.clone(), ended.clone());
+            move || {
                 let (store, user, ids) = (store.clone(), user.clone(), ids.clone());
                 async move {
-                    // Others that came since are none of this revocation's: one by one what it ended.
                     let mut all = true;
-                    if let Ending::Again(_) = again {
+                    if let Some(again) = by_epoch {
                         all &= store.revoke_all_once(&user, again, now).await?.2;
                     }
+                    // Others that came since are none of this revocation's: one by one what it ended.
                     for id in ids {
                         all &= store.revoke_once(id, &user).await?.1;
                     }
                     Ok(all)
                 }
-            });
+            }
+        };
+        let replicated = self.until_replicated(replicated, &repeat).await;
+        if !replicated {
+            self.go_on(repeat);
         }
         let epoch = matches!(ending, Ending::All).then_some(epoch);
         Ok(revoked(ended, epoch, replicated))
@@ -559,18 +556,24 @@ impl Redis {
         }
         let commands: Vec<Cmd> = ids.iter().flat_map(|id| [Cmd::get(record_key(*id)), fields(*id)]).collect();
         let (replies, _) = self.ask(slot, &commands).await?;
-        let rows = ids.iter().zip(replies.chunks_exact(2)).filter_map(|(id, pair)| {
-            let [record, Value::Array(values)] = pair else { return None };
-            let state = state::decode(values).filter(|state| state.user == *user && state.is_live(epoch, now))?;
-            Some(SessionRow {
-                id: *id,
-                record: serde_json::from_slice(bytes(record)?).ok()?,
-                absolute: state.absolute,
-                idle: state.idle,
-                refreshed_at: state.superseded.first().copied(),
+        let mut rows: Vec<SessionRow> = ids
+            .iter()
+            .zip(replies.chunks_exact(2))
+            .filter_map(|(id, pair)| {
+                let [record, Value::Array(values)] = pair else { return None };
+                let state = state::decode(values).filter(|state| state.user == *user && state.is_live(epoch, now))?;
+                Some(SessionRow {
+                    id: *id,
+                    record: serde_json::from_slice(bytes(record)?).ok()?,
+                    absolute: state.absolute,
+                    idle: state.idle,
+                    refreshed_at: state.superseded.first().copied(),
+                })
             })
-        });
-        Ok(StoreOutcome::Listed(rows.collect()))
+            .collect();
+        // The index is in the order in which they end, and those lives may have been configured to differ.
+        rows.sort_by(|one, other| one.created_at().cmp(other.created_at()));
+        Ok(StoreOutcome::Listed(rows))
     }
 
     async fn confirm(&self, id: SessionId, generation: u32) -> Answered<StoreOutcome> {

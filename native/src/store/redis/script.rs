@@ -77,6 +77,8 @@ pub fn create_arguments(new: &NewSession, dead_mark: u64, known: &[String]) -> V
         args.push(arg(field));
         args.push(value);
     }
+    // For the choice of the oldest, which no reply needs.
+    args.extend([arg("created"), arg(new.created_at.0)]);
     args
 }
 

@@ -43,6 +43,7 @@ struct Opened {
     server: Server,
 }
 
+const CREATED: StoreOutcome = StoreOutcome::Created { evicted: Vec::new() };
 const LIFETIMES: Lifetimes = Lifetimes { dead_mark: Millis(60_000), epoch: Millis(3_600_000) };
 
 fn open() -> Opened {
@@ -84,7 +85,8 @@ impl Opened {
     async fn create(&mut self) -> SessionId {
         let new = new(&mut self.entropy);
         let id = new.id;
-        assert_eq!(self.store.perform(StoreOp::Create(Box::new(new))).await, StoreOutcome::Created);
+        let outcome = self.store.perform(StoreOp::Create(Box::new(new))).await;
+        assert!(matches!(outcome, StoreOutcome::Created { .. }), "{outcome:?}");
         id
     }
 
@@ -125,7 +127,7 @@ async fn what_is_stored_is_the_documented_layout_with_lives_that_end() {
     let mut opened = open();
     let session = new(&mut opened.entropy);
     let outcome = opened.store.perform(StoreOp::Create(Box::new(session.clone()))).await;
-    assert_eq!(outcome, StoreOutcome::Created);
+    assert_eq!(outcome, CREATED);
     let record = opened.raw(cmd("GET").arg(format!("session:{}", session.id))).await;
     assert_eq!(bytes(&record), Some(session.record_json().as_bytes()));
     let expires = |key: String| cmd("PEXPIRETIME").arg(key).clone();
@@ -148,7 +150,7 @@ async fn a_creation_that_is_repeated_finds_its_own_session_and_nobody_elses_is_o
     let session = new(&mut opened.entropy);
     for _ in 0..2 {
         let outcome = opened.store.perform(StoreOp::Create(Box::new(session.clone()))).await;
-        assert_eq!(outcome, StoreOutcome::Created);
+        assert_eq!(outcome, CREATED);
     }
     let other = NewSession { device_info: serde_json::json!({}), ..session.clone() };
     let outcome = opened.store.perform(StoreOp::Create(Box::new(other))).await;
@@ -169,6 +171,44 @@ async fn the_oldest_session_makes_room_or_the_newest_is_refused() {
     let refusing = NewSession { evict_oldest: false, ..new(&mut opened.entropy) };
     assert_eq!(opened.store.perform(StoreOp::Create(Box::new(refusing))).await, StoreOutcome::Full);
     assert_eq!(opened.ids().await, made[2..]);
+}
+
+#[tokio::test]
+async fn the_oldest_is_the_one_made_first_also_where_lives_were_shortened_meanwhile() {
+    let mut opened = open();
+    let mut made = Vec::new();
+    for life in [9_000_000, 8_000_000, 1_000_000] {
+        let session = new(&mut opened.entropy);
+        let session = NewSession { absolute: session.created_at + Millis(life), ..session };
+        made.push(session.id);
+        assert_eq!(opened.store.perform(StoreOp::Create(Box::new(session))).await, CREATED);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(opened.ids().await, made, "oldest first");
+    let session = new(&mut opened.entropy);
+    let newest = session.id;
+    let outcome = opened.store.perform(StoreOp::Create(Box::new(session))).await;
+    assert_eq!(outcome, StoreOutcome::Created { evicted: vec![made[0]] });
+    assert_eq!(opened.ids().await, [made[1], made[2], newest]);
+}
+
+#[tokio::test]
+async fn ending_the_others_again_writes_although_nothing_is_left_to_end() {
+    let mut opened = open();
+    let (keep, _other) = (opened.create().await, opened.create().await);
+    let offset = async |opened: &Opened| {
+        let info = opened.raw(cmd("INFO").arg("commandstats")).await;
+        let Value::VerbatimString { text, .. } = info else { panic!("{info:?}") };
+        let line = text.lines().find(|line| line.starts_with("cmdstat_pexpire:")).unwrap_or("calls=0").to_owned();
+        line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let mut writes = Vec::new();
+    for _ in 0..2 {
+        let before = offset(&opened).await;
+        opened.store.perform(StoreOp::RevokeOthers { user: user(), keep, now: now() }).await;
+        writes.push(offset(&opened).await - before);
+    }
+    assert!(writes[1] >= 1, "{writes:?}: a WAIT after it says nothing about the first time");
 }
 
 #[tokio::test]
@@ -325,7 +365,7 @@ async fn a_creation_between_the_reading_of_the_members_and_the_script_makes_it_b
         waiting.spawn(async move { store.perform(StoreOp::RevokeAll { user: user(), now: now() }).await });
         let outcomes = waiting.join_all().await;
         assert!(
-            outcomes.iter().all(|o| matches!(o, StoreOutcome::Created | StoreOutcome::Revoked { .. })),
+            outcomes.iter().all(|o| matches!(o, StoreOutcome::Created { .. } | StoreOutcome::Revoked { .. })),
             "{outcomes:?}"
         );
         // Whatever is left was created after it: under its epoch.

@@ -32,9 +32,9 @@ if #members >= tonumber(ARGV[6]) then
   end
   local alive = {}
   for i = 1, known do
-    local state = redis.call('HMGET', KEYS[4 + 2 * i], 'idle', 'dead')
+    local state = redis.call('HMGET', KEYS[4 + 2 * i], 'idle', 'dead', 'created')
     if state[1] and not state[2] and tonumber(state[1]) > now then
-      alive[#alive + 1] = i
+      alive[#alive + 1] = {i, tonumber(state[3])}
     else
       gone[#gone + 1] = i
     end
@@ -43,8 +43,12 @@ if #members >= tonumber(ARGV[6]) then
   if surplus > 0 and ARGV[7] == '0' then
     return {'full'}
   end
+  -- The index is in the order of absolute limits; who configures shorter ones must not see the newest go first.
+  table.sort(alive, function(one, other)
+    return one[2] < other[2] or one[2] == other[2] and one[1] < other[1]
+  end)
   for n = 1, surplus do
-    evicted[n] = alive[n]
+    evicted[n] = alive[n][1]
   end
 end
 local index_ttl = redis.call('PTTL', KEYS[3])
