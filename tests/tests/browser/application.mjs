@@ -67,11 +67,13 @@ export async function start({ gateway, origin, serviceToken }) {
   });
 
   const others = await listen(async (request, response) => {
-    page(
-      response,
-      `<form method="post" action="${gateway}/app/account/transfer"><button>Win</button></form>` +
-        `<a href="${gateway}/app/account/me">Look</a>`,
-    );
+    const planted = new URL(request.url, gateway).searchParams.get("plant");
+    // As JSON it says the name twice.
+    const plant =
+      `<form method="post" enctype="text/plain" action="${gateway}/v1/sessions/refresh">` +
+      `<input type="hidden" name='{"refresh_token":"' value='","refresh_token":"${planted}"}'><button>Win</button></form>`;
+    const transfer = `<form method="post" action="${gateway}/app/account/transfer"><button>Win</button></form>`;
+    page(response, `${planted ? plant : transfer}<a href="${gateway}/app/account/me">Look</a>`);
   });
 
   return {

@@ -16,10 +16,11 @@ use libtest_mimic::{Arguments, Failed, Trial, run};
 use serde_json::{Value, json};
 
 /// As stories.mjs names them.
-const STORIES: [&str; 8] = [
+const STORIES: [&str; 9] = [
     "logging_in_sets_cookies_that_no_script_can_read",
     "tabs_that_refresh_at_once_all_stay_logged_in",
     "a_form_of_others_changes_nothing",
+    "a_form_of_others_cannot_log_one_in_as_somebody_else",
     "scripts_of_others_cannot_use_the_session",
     "a_websocket_opens_for_ones_own_pages_only",
     "two_values_of_one_cookie_are_refused_and_both_cleared",

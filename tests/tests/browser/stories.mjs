@@ -167,6 +167,26 @@ const stories = {
     assert.equal((await looked.json()).user, "form");
   },
 
+  async a_form_of_others_cannot_log_one_in_as_somebody_else(context) {
+    const theirs = await browser.newContext();
+    await logIn(theirs, "attacker");
+    const token = (await cookie(theirs, REFRESH)).value;
+    await theirs.close();
+    const page = await logIn(context, "victim");
+    for (const from of [application.otherSite, application.otherOrigin]) {
+      await page.goto(`${from}/?plant=${token}`);
+      const answer = await answerTo(page, "/v1/sessions/refresh", () => page.click("button"));
+      assert.equal(answer.status(), 403, from);
+      assert.equal((await answer.json()).code, "cross_site", from);
+    }
+    await page.goto(`${gateway}/app/open/home`);
+    assert.ok(await isLoggedIn(page, "victim"));
+    // The very same body is taken from who is no browser: the token was not spent.
+    const body = `{"refresh_token":"=","refresh_token":"${token}"}\r\n`;
+    const relayed = await fetch(`${gateway}/v1/sessions/refresh`, { method: "POST", body, headers: {} });
+    assert.equal(relayed.status, 200, await relayed.text());
+  },
+
   async scripts_of_others_cannot_use_the_session(context) {
     const page = await logIn(context, "scripts");
     const token = (await cookie(context, REFRESH)).value;
