@@ -47,22 +47,40 @@ pub struct NearEntry {
     pub generation: u32,
 }
 
-/// An entry as it is stored: no pointer in it, so that a hit costs one place in memory.
+/// An entry as it is stored: no pointer in it, and with its key and the cache's own words just one line of memory, so
+/// that a hit costs one place there.
 #[derive(Clone, Copy, Debug)]
+#[repr(packed(4))]
 pub struct Kept {
-    entry: NearEntry,
-    slot: u16,
-    stamp: Stamp,
     /// The user, as 64 keyed bits: the token that is held against it was signed here and names its user itself.
     user: UserTag,
+    checked_at: Timestamp,
+    /// Milliseconds from `checked_at` to the session's end. One beyond this type's is as good: nothing is believed
+    /// longer than [`MAX_AGE`].
+    expires_in: u32,
+    generation: u32,
+    stamp: Stamp,
+    slot: u16,
+}
+
+impl Kept {
+    fn entry(&self) -> NearEntry {
+        NearEntry {
+            expires_at: self.checked_at + Millis(u64::from(self.expires_in)),
+            checked_at: self.checked_at,
+            generation: self.generation,
+        }
+    }
 }
 
 /// The counters as a read saw them before it asked the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
-    session: u32,
-    user: u32,
-    slot: SlotState,
+    /// Invalidations of the session's cell, of its user's and of its slot together: none of them ever counts down, so
+    /// the sum is the same only if each is.
+    invalidations: u32,
+    /// The slot's channel.
+    link: Link,
 }
 
 /// Permission to store the answer of a read, unless an invalidation comes in between.
@@ -119,20 +137,18 @@ impl NearCache {
     pub fn find(&self, id: SessionId, user: &UserId, now: Timestamp) -> Found {
         let Some(kept) = self.entries.get(&id) else { return Found::Nothing };
         let user = self.user_tag(user);
-        let current = self.stamp(id, user, kept.slot);
-        let void = kept.user != user
-            || kept.stamp.session != current.session
-            || kept.stamp.user != current.user
-            || kept.stamp.slot.voided != current.slot.voided
-            || now.since(kept.entry.checked_at) >= MAX_AGE;
+        let (stamp, current) = (kept.stamp, self.stamp(id, user, kept.slot));
+        let void = { kept.user } != user
+            || stamp.invalidations != current.invalidations
+            || now.since(kept.checked_at) >= MAX_AGE;
         if void {
             self.entries.remove(&id);
             return Found::Nothing;
         }
-        if kept.stamp.slot.link != current.slot.link {
-            return Found::Unverified(kept.entry);
+        if stamp.link != current.link {
+            return Found::Unverified(kept.entry());
         }
-        Found::Verified(kept.entry)
+        Found::Verified(kept.entry())
     }
 
     /// Before the store is asked about `id`.
@@ -143,9 +159,9 @@ impl NearCache {
 
     /// Whether what was kept still holds, in the cache or not: nothing was invalidated since, and it is not too old.
     pub fn holds(&self, id: SessionId, kept: &Kept, now: Timestamp) -> bool {
-        kept.stamp == self.stamp(id, kept.user, kept.slot)
-            && now < kept.entry.expires_at
-            && now.since(kept.entry.checked_at) < MAX_AGE
+        self.stamp(id, kept.user, kept.slot) == { kept.stamp }
+            && now < kept.entry().expires_at
+            && now.since(kept.checked_at) < MAX_AGE
     }
 
     /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, nobody would tell of a
@@ -157,16 +173,21 @@ impl NearCache {
     /// As `fill`, with what was stored.
     pub fn keep(&self, ticket: &Ticket, loaded: &LoadedSession) -> Option<Kept> {
         let fresh = loaded.live
-            && ticket.stamp.slot.is_connected()
+            && ticket.stamp.link.is_connected()
             && self.user_tag(&loaded.user) == ticket.user
             && ticket.stamp == self.stamp(ticket.id, ticket.user, ticket.slot);
         if !fresh {
             return None;
         }
-        let entry =
-            NearEntry { expires_at: loaded.expires_at, checked_at: loaded.checked_at, generation: loaded.generation };
         // An invalidation from here on finds the stamp old, and so voids what is stored after it.
-        let kept = Kept { entry, slot: ticket.slot, stamp: ticket.stamp, user: ticket.user };
+        let kept = Kept {
+            user: ticket.user,
+            checked_at: loaded.checked_at,
+            expires_in: u32::try_from(loaded.expires_at.since(loaded.checked_at).0).unwrap_or(u32::MAX),
+            generation: loaded.generation,
+            stamp: ticket.stamp,
+            slot: ticket.slot,
+        };
         self.entries.insert(ticket.id, kept);
         Some(kept)
     }
@@ -259,11 +280,10 @@ impl NearCache {
     }
 
     fn stamp(&self, id: SessionId, user: UserTag, slot: u16) -> Stamp {
-        Stamp {
-            session: self.session_cell(id).load(Ordering::Acquire),
-            user: self.user_cell(user).load(Ordering::Acquire),
-            slot: self.slots[usize::from(slot) % REDIS_SLOTS].state(),
-        }
+        let session = self.session_cell(id).load(Ordering::Acquire);
+        let user = self.user_cell(user).load(Ordering::Acquire);
+        let SlotState { voided, link } = self.slots[usize::from(slot) % REDIS_SLOTS].state();
+        Stamp { invalidations: session.wrapping_add(user).wrapping_add(voided), link }
     }
 
     fn session_cell(&self, id: SessionId) -> &AtomicU32 {
@@ -291,19 +311,27 @@ struct SlotCell(AtomicU64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SlotState {
     voided: u32,
-    link: u32,
+    link: Link,
 }
 
-impl SlotState {
+/// The state of an invalidation channel: odd while it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link(u32);
+
+impl Link {
     fn is_connected(self) -> bool {
-        self.link.is_multiple_of(2)
+        self.0.is_multiple_of(2)
+    }
+
+    fn after(self, steps: u32) -> Link {
+        Link(self.0.wrapping_add(steps))
     }
 }
 
 impl SlotCell {
     fn state(&self) -> SlotState {
         let both = self.0.load(Ordering::Acquire);
-        SlotState { voided: (both >> 32) as u32, link: both as u32 }
+        SlotState { voided: (both >> 32) as u32, link: Link(both as u32) }
     }
 
     fn void(&self) {
@@ -313,23 +341,23 @@ impl SlotCell {
     fn disconnect(&self) {
         self.change(|state| {
             // Lost once more while lost: a ticket taken in between must not pass for a newer one.
-            let step = if state.is_connected() { 1 } else { 2 };
-            SlotState { link: state.link.wrapping_add(step), ..state }
+            let step = if state.link.is_connected() { 1 } else { 2 };
+            SlotState { link: state.link.after(step), ..state }
         });
     }
 
     fn doubt(&self) {
-        self.change(|state| SlotState { link: state.link.wrapping_add(2), ..state });
+        self.change(|state| SlotState { link: state.link.after(2), ..state });
     }
 
     fn connect(&self) {
-        self.change(|state| SlotState { link: state.link.wrapping_add(u32::from(!state.is_connected())), ..state });
+        self.change(|state| SlotState { link: state.link.after(u32::from(!state.link.is_connected())), ..state });
     }
 
     fn change(&self, next: impl Fn(SlotState) -> SlotState) {
         let update = |both: u64| {
-            let state = next(SlotState { voided: (both >> 32) as u32, link: both as u32 });
-            Some(u64::from(state.voided) << 32 | u64::from(state.link))
+            let state = next(SlotState { voided: (both >> 32) as u32, link: Link(both as u32) });
+            Some(u64::from(state.voided) << 32 | u64::from(state.link.0))
         };
         // It always has a next value, so it cannot fail.
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
@@ -571,5 +599,26 @@ mod tests {
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Verified(_)));
         cache.disconnected(&[0..=u16::MAX]);
         assert!(matches!(cache.find(ID, &user(), Timestamp(1)), Found::Unverified(_)));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_session_that_lives_longer_than_an_entry_can_say_is_kept_like_any_other() {
+        let cache = cache();
+        for days in [1, 49, 50, 3_650] {
+            let expires_at = Timestamp(1) + Millis::from_secs(days * 86_400);
+            let session = LoadedSession { expires_at, ..loaded(1) };
+            assert!(cache.fill(&cache.begin(ID, &user()), &session));
+            let Found::Verified(entry) = cache.find(ID, &user(), Timestamp(60_000)) else { panic!("{days}") };
+            assert!(entry.expires_at > Timestamp(1) + MAX_AGE && entry.expires_at <= expires_at);
+        }
+        let short = LoadedSession { expires_at: Timestamp(1_234), ..loaded(1) };
+        assert!(cache.fill(&cache.begin(ID, &user()), &short));
+        let Found::Verified(entry) = cache.find(ID, &user(), Timestamp(2)) else { panic!() };
+        assert_eq!(entry.expires_at, Timestamp(1_234), "to the millisecond");
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn an_entry_leaves_room_in_a_line_of_memory_for_its_key_and_the_caches_own_words() {
+        assert_eq!(size_of::<Kept>(), 36);
     }
 }
