@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::deployment::Kind;
 use crate::redis::RedisOptions;
+use crate::storage_doc::GATEWAY_USER;
 
 /// A user whose shard is pinned: the pool with two origins.
 pub const PINNED_TO_TWO_ORIGINS: &str = "pinned-to-shard-0";
@@ -266,11 +267,13 @@ fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
     let Setup { standalone, read_from_replicas, redis, .. } = setup;
     let wait_replicas = u8::from(!standalone);
     let cluster = !standalone;
-    let password = if redis.password.is_some() { "password_env = \"EDGEKEEP_REDIS_PASSWORD\"" } else { "" };
+    let username = if redis.documented_user { format!("username = \"{GATEWAY_USER}\"") } else { String::new() };
+    let has_password = redis.password.is_some() || redis.documented_user;
+    let password = if has_password { "password_env = \"EDGEKEEP_REDIS_PASSWORD\"" } else { "" };
     // A list of strings is written alike in TOML and in Rust.
     format!(
         "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
-         wait_replicas = {wait_replicas}\n{password}"
+         wait_replicas = {wait_replicas}\n{username}\n{password}"
     )
 }
 

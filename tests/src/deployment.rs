@@ -19,6 +19,7 @@ use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
 use crate::redis::{Cluster, Standalone};
+use crate::resp::Reply;
 
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
@@ -330,6 +331,15 @@ impl Deployment {
         }
     }
 
+    /// One command at every Redis server under the gateway.
+    pub fn each_redis(&self, command: &[&str]) -> Result<Vec<Reply>> {
+        match &self.store {
+            Store::Embedded => bail!("this deployment has no Redis"),
+            Store::Cluster(cluster) => cluster.nodes().map(|node| cluster.call(node, command)).collect(),
+            Store::Standalone(redis) => Ok(vec![redis.call(command)?]),
+        }
+    }
+
     /// The sum of a metric's samples at every gateway that runs; with `label`, of those that carry it.
     pub fn metric(&self, name: &str, label: Option<(&str, &str)>) -> Result<f64> {
         let mut ports = vec![self.ports.admin];
@@ -528,7 +538,7 @@ fn answers(port: u16, path: &str) -> bool {
 }
 
 /// The workspace's root.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
 }

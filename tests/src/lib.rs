@@ -12,6 +12,7 @@ mod process;
 mod redis;
 mod relay;
 mod resp;
+pub mod storage_doc;
 mod user;
 pub mod wire;
 

@@ -15,9 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::deployment::REDIS_PASSWORD;
 use crate::process::{Ports, Program, eventually};
 use crate::relay::{RELAYED, Scissors, relay};
 use crate::resp::{Redis, Reply};
+use crate::storage_doc;
 
 /// Redis Cluster's slots.
 pub const SLOTS: u16 = 16_384;
@@ -38,6 +40,8 @@ pub struct RedisOptions {
     pub fsync_always: bool,
     /// `requirepass` and `masterauth`.
     pub password: Option<&'static str>,
+    /// Gateways log in as the user that docs/storage.md gives them.
+    pub documented_user: bool,
     /// The second gateway reaches the nodes through relays that can cut it off.
     pub relayed: bool,
 }
@@ -50,6 +54,7 @@ impl Default for RedisOptions {
             durable: true,
             fsync_always: false,
             password: None,
+            documented_user: false,
             relayed: false,
         }
     }
@@ -143,7 +148,7 @@ impl Cluster {
         let server = self.server(node)?;
         let folder = self.folder.path().join(node.to_string());
         std::fs::create_dir_all(&folder)?;
-        let mut command = redis_server(server.port, &self.options);
+        let mut command = redis_server(server.port, &self.options)?;
         command.args(["--cluster-enabled", "yes", "--cluster-port", &server.bus.to_string()]);
         command.args(["--cluster-node-timeout", &self.options.node_timeout.as_millis().to_string()]);
         if self.options.relayed {
@@ -475,7 +480,7 @@ impl Standalone {
 
     /// Starts it, with what its disk holds when it was killed before.
     pub fn restart(&self) -> Result<()> {
-        let mut command = redis_server(self.port, &self.options);
+        let mut command = redis_server(self.port, &self.options)?;
         command.arg("--dir").arg(self.folder.path());
         let log = self.folder.path().join("redis.log");
         let mut program = Program::start("Redis", &mut command, &log, None)?;
@@ -505,7 +510,7 @@ impl Drop for Standalone {
     }
 }
 
-fn redis_server(port: u16, options: &RedisOptions) -> Command {
+fn redis_server(port: u16, options: &RedisOptions) -> Result<Command> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", &Ipv4Addr::LOCALHOST.to_string(), "--save", ""]);
     let (appendonly, policy) = if options.durable { ("yes", "noeviction") } else { ("no", "allkeys-lru") };
@@ -516,7 +521,10 @@ fn redis_server(port: u16, options: &RedisOptions) -> Command {
     if let Some(password) = options.password {
         command.args(["--requirepass", password, "--masterauth", password]);
     }
-    command
+    if options.documented_user {
+        command.args(storage_doc::gateway_user(REDIS_PASSWORD)?);
+    }
+    Ok(command)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -26,7 +26,6 @@ pub fn scenarios() -> Vec<Scenario> {
     let setup = Setup { roomy: true, redis, ..Setup::default() };
     let calm = Setup { roomy: true, ..Setup::default() };
     let cut = Setup { redis: RedisOptions { relayed: true, ..RedisOptions::default() }, ..calm };
-    let password = Setup { redis: RedisOptions { password: Some(REDIS_PASSWORD), ..RedisOptions::default() }, ..calm };
     let behind = Setup { redis: RedisOptions { password: Some(REDIS_PASSWORD), ..redis }, ..setup };
     let restarting = Setup { redis: RedisOptions { fsync_always: true, ..redis }, ..setup };
     let fragile = Setup { redis: RedisOptions { durable: false, ..RedisOptions::default() }, ..calm };
@@ -59,7 +58,6 @@ pub fn scenarios() -> Vec<Scenario> {
             replicas_never_refuse_a_fresh_session_nor_hide_a_revocation,
         ),
         alone("one_standalone_server_is_enough", Setup { standalone: true, ..calm }, one_standalone_server_is_enough),
-        alone("a_store_with_a_password", password, a_store_with_a_password),
         alone("a_store_that_may_forget_is_warned_about", fragile, a_store_that_may_forget_is_warned_about),
         Scenario::alone("concurrent_logins_are_all_listed", calm, concurrent_logins_are_all_listed).natively(),
         Scenario::alone("no_session_survives_revoke_all", calm, no_session_survives_revoke_all).natively(),
@@ -461,19 +459,6 @@ fn one_standalone_server_is_enough(d: &Deployment) -> Result<()> {
     let kept = Session::from(&d.refresh(&kept.refresh, "phone")?.expect(200)?)?;
     d.service("DELETE", "/v1/users/alone-kept/sessions").send()?.expect(204)?;
     eventually("the other gateway sees it", Duration::from_secs(1), || Ok(ask(&kept)?.status == 401))
-}
-
-fn a_store_with_a_password(d: &Deployment) -> Result<()> {
-    let said = d.refused_start("not the password")?;
-    ensure!(said.contains("store.password_env"), "the key is not named: {said}");
-    ensure!(!said.contains("not the password"), "the password is told: {said}");
-    let session = d.login("with-a-password")?;
-    let session = Session::from(&d.refresh(&session.refresh, "phone")?.expect(200)?)?;
-    let second = d.second()?;
-    Request::new(second, "GET", "/echo/x").bearer(&session.access).send()?.expect(200)?;
-    d.delete("/v1/sessions/current").bearer(&session.access).send()?.expect(204)?;
-    ensure!(!d.is_let_in(&session.access)?, "the session lives on");
-    Ok(())
 }
 
 fn a_store_that_may_forget_is_warned_about(d: &Deployment) -> Result<()> {
