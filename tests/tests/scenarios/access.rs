@@ -1,5 +1,5 @@
 //! How gateways get into Redis: with a password, as the user that docs/storage.md gives them and with no more rights than
-//! that.
+//! that, by TLS.
 
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let with = |redis| Setup { roomy: true, redis, ..Setup::default() };
     let password = with(RedisOptions { password: Some(REDIS_PASSWORD), ..RedisOptions::default() });
     let user = with(RedisOptions { documented_user: true, ..RedisOptions::default() });
+    let tls = with(RedisOptions { tls: true, ..RedisOptions::default() });
     let alone = |name, setup, play| Scenario::alone(name, setup, play).only(Kind::NativeRedis);
     vec![
         alone("a_store_with_a_password", password, a_store_with_a_password),
@@ -33,11 +34,13 @@ pub fn scenarios() -> Vec<Scenario> {
             Setup { standalone: true, ..user },
             the_documented_user_may_do_what_gateways_do,
         ),
+        alone("a_cluster_is_reached_by_tls", Setup { read_from_replicas: true, ..tls }, a_store_is_reached_by_tls),
+        alone("a_standalone_server_is_reached_by_tls", Setup { standalone: true, ..tls }, a_store_is_reached_by_tls),
     ]
 }
 
 fn a_store_with_a_password(d: &Deployment) -> Result<()> {
-    let said = d.refused_start("not the password")?;
+    let said = d.refused_start("EDGEKEEP_REDIS_PASSWORD", "not the password")?;
     ensure!(said.contains("store.password_env"), "the key is not named: {said}");
     ensure!(!said.contains("not the password"), "the password is told: {said}");
     let session = d.login("with-a-password")?;
@@ -87,6 +90,15 @@ fn the_documented_user_may_do_what_gateways_do(d: &Deployment) -> Result<()> {
     let log = d.gateway_log()?;
     ensure!(!log.contains("WARN"), "the gateway warns:\n{log}");
     Ok(())
+}
+
+fn a_store_is_reached_by_tls(d: &Deployment) -> Result<()> {
+    // Nobody whom this machine trusts has signed the servers' certificates.
+    let said = d.refused_start("SSL_CERT_FILE", d.certificates()?.stranger())?;
+    ensure!(said.contains("store.nodes") && said.contains("certificate"), "the reason is not told: {said}");
+    // Its authority is named: with that, sessions live as over any store.
+    let second = d.second()?;
+    live_through_everything(d, "by-tls", second)
 }
 
 /// Every operation on sessions, and two gateways that know of each other.
