@@ -150,6 +150,7 @@ fn a_primary_dies_whose_replica_was_behind(d: &Deployment) -> Result<()> {
 /// the last two seconds, and its replica then throws away what it had more.
 fn a_primary_restarts_at_once(d: &Deployment) -> Result<()> {
     let cluster = d.cluster()?;
+    ensure!(!d.gateway_log()?.contains("appendfsync"), "told of a risk that is not there");
     let books = crowd::during(d, "at-once", || {
         for primary in cluster.primaries()? {
             cluster.kill(primary)?;
@@ -467,6 +468,9 @@ fn a_store_that_may_forget_is_warned_about(d: &Deployment) -> Result<()> {
         let warned = log.lines().any(|line| line.contains("WARN") && line.contains(what));
         ensure!(warned, "no warning names {what}:\n{log}");
     }
+    // Redis' default is told, once, and no warning.
+    let told: Vec<_> = log.lines().filter(|line| line.contains("appendfsync")).collect();
+    ensure!(told.len() == 1 && told.iter().all(|line| line.contains("INFO")), "{told:?}");
     // It serves all the same.
     ensure!(d.is_let_in(&d.login("brave")?.access)?, "a new session is refused");
     Ok(())
