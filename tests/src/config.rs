@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::deployment::Kind;
 use crate::redis::RedisOptions;
+use crate::storage_doc::GATEWAY_USER;
 
 /// A user whose shard is pinned: the pool with two origins.
 pub const PINNED_TO_TWO_ORIGINS: &str = "pinned-to-shard-0";
@@ -54,6 +55,10 @@ pub struct Setup {
     pub application: Option<u16>,
     /// Access keys of HS256 instead of EdDSA.
     pub shared_keys: bool,
+    /// `session.on_max = "refuse"`.
+    pub refuse_at_max: bool,
+    /// `session.near_cache`, where it is not the default.
+    pub near_cache: Option<u32>,
     /// Tokens live for seconds: [`ACCESS_SECONDS`] and [`REFRESH_SECONDS`].
     pub short_lives: bool,
 }
@@ -88,6 +93,8 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
         Kind::EdgeBesideRegion => format!("\"http://127.0.0.1:{worker}\""),
     };
     let (grace, max_per_user) = if setup.roomy { (30, 1000) } else { (GRACE_SECONDS, 3) };
+    let on_max = if setup.refuse_at_max { "refuse" } else { "evict_oldest" };
+    let near_cache = setup.near_cache.map(|sessions| format!("near_cache = {sessions}")).unwrap_or_default();
     let on_store_down = if setup.allow_cached { "allow_cached" } else { "refuse" };
     let store = store(kind, setup, nodes);
     let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
@@ -116,6 +123,8 @@ listen = "127.0.0.1:{admin}"
 [session]
 refresh_grace = "{grace}s"
 max_per_user = {max_per_user}
+on_max = "{on_max}"
+{near_cache}
 on_store_down = "{on_store_down}"
 cookies = true
 csrf_origins = ["https://app.example"]
@@ -266,11 +275,13 @@ fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {
     let Setup { standalone, read_from_replicas, redis, .. } = setup;
     let wait_replicas = u8::from(!standalone);
     let cluster = !standalone;
-    let password = if redis.password.is_some() { "password_env = \"EDGEKEEP_REDIS_PASSWORD\"" } else { "" };
+    let username = if redis.documented_user { format!("username = \"{GATEWAY_USER}\"") } else { String::new() };
+    let has_password = redis.password.is_some() || redis.documented_user;
+    let password = if has_password { "password_env = \"EDGEKEEP_REDIS_PASSWORD\"" } else { "" };
     // A list of strings is written alike in TOML and in Rust.
     format!(
         "kind = \"redis\"\nnodes = {nodes:?}\ncluster = {cluster}\nread_from_replicas = {read_from_replicas}\n\
-         wait_replicas = {wait_replicas}\n{password}"
+         wait_replicas = {wait_replicas}\n{username}\n{password}"
     )
 }
 

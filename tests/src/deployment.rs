@@ -2,6 +2,7 @@
 //! over Redis, and for the edge a Worker under workerd in front, whose authority that gateway is.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,11 +15,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::answer::Answer;
+use crate::certificates::Certificates;
 use crate::client::{Entry, Request};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
 use crate::redis::{Cluster, Standalone};
+use crate::resp::Reply;
 
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
@@ -84,6 +87,14 @@ impl Store {
             Store::Embedded => Vec::new(),
             Store::Cluster(cluster) => cluster.addresses(),
             Store::Standalone(redis) => vec![redis.address()],
+        }
+    }
+
+    fn certificates(&self) -> Option<&Certificates> {
+        match self {
+            Store::Embedded => None,
+            Store::Cluster(cluster) => cluster.certificates(),
+            Store::Standalone(redis) => redis.certificates(),
         }
     }
 
@@ -287,10 +298,10 @@ impl Deployment {
         Ok(Entry { address: local(self.ports.second), behind_platform: false })
     }
 
-    /// What the gateway says when it ends by itself instead of serving, with another password for its store.
-    pub fn refused_start(&self, password: &str) -> Result<String> {
+    /// What the gateway says when it ends by itself instead of serving, with a variable of another value.
+    pub fn refused_start(&self, variable: &str, value: impl AsRef<OsStr>) -> Result<String> {
         let mut command = self.serve("second.toml")?;
-        command.env("EDGEKEEP_REDIS_PASSWORD", password);
+        command.env(variable, value);
         let mut refused = Program::start("the gateway", &mut command, &self.log("refused"), None)?;
         match refused.wait_until(PATIENCE, || answers(self.ports.second_admin, "/readyz")) {
             Ok(()) => bail!("it serves"),
@@ -327,6 +338,20 @@ impl Deployment {
         match &self.store {
             Store::Standalone(redis) => Ok(redis),
             _ => bail!("this deployment has no standalone Redis"),
+        }
+    }
+
+    /// The certificates of its store's servers, which the gateways trust.
+    pub fn certificates(&self) -> Result<&Certificates> {
+        self.store.certificates().context("this deployment's store speaks no TLS")
+    }
+
+    /// One command at every Redis server under the gateway.
+    pub fn each_redis(&self, command: &[&str]) -> Result<Vec<Reply>> {
+        match &self.store {
+            Store::Embedded => bail!("this deployment has no Redis"),
+            Store::Cluster(cluster) => cluster.nodes().map(|node| cluster.call(node, command)).collect(),
+            Store::Standalone(redis) => Ok(vec![redis.call(command)?]),
         }
     }
 
@@ -394,6 +419,9 @@ impl Deployment {
             .env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN)
             .env("EDGEKEEP_REDIS_PASSWORD", REDIS_PASSWORD)
             .current_dir(self.folder.path());
+        if let Some(certificates) = self.store.certificates() {
+            command.env("SSL_CERT_FILE", certificates.authority());
+        }
     }
 
     /// The most memory that the process which clients talk to ever had, in KiB.
@@ -528,7 +556,7 @@ fn answers(port: u16, path: &str) -> bool {
 }
 
 /// The workspace's root.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
 }

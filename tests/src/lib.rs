@@ -4,6 +4,7 @@
 //! Nothing here knows the gateway's code: a scenario sees what any client sees.
 
 mod answer;
+mod certificates;
 mod client;
 mod config;
 mod deployment;
@@ -12,6 +13,7 @@ mod process;
 mod redis;
 mod relay;
 mod resp;
+pub mod storage_doc;
 mod user;
 pub mod wire;
 

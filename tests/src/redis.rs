@@ -15,9 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
+use crate::deployment::REDIS_PASSWORD;
 use crate::process::{Ports, Program, eventually};
 use crate::relay::{RELAYED, Scissors, relay};
 use crate::resp::{Redis, Reply};
+use crate::storage_doc;
 
 /// Redis Cluster's slots.
 pub const SLOTS: u16 = 16_384;
@@ -38,6 +41,10 @@ pub struct RedisOptions {
     pub fsync_always: bool,
     /// `requirepass` and `masterauth`.
     pub password: Option<&'static str>,
+    /// Gateways log in as the user that docs/storage.md gives them.
+    pub documented_user: bool,
+    /// Gateways, and the nodes among themselves, speak TLS.
+    pub tls: bool,
     /// The second gateway reaches the nodes through relays that can cut it off.
     pub relayed: bool,
 }
@@ -50,6 +57,8 @@ impl Default for RedisOptions {
             durable: true,
             fsync_always: false,
             password: None,
+            documented_user: false,
+            tls: false,
             relayed: false,
         }
     }
@@ -57,7 +66,10 @@ impl Default for RedisOptions {
 
 /// One server: its files, and its process while it runs.
 struct Server {
+    /// Where the scenarios ask it.
     port: u16,
+    /// Where gateways and other nodes do: the same, or a port of its own for TLS.
+    served: u16,
     bus: u16,
     /// Its name in the cluster.
     id: String,
@@ -71,17 +83,20 @@ pub struct Cluster {
     servers: Vec<Server>,
     options: RedisOptions,
     scissors: Scissors,
+    certificates: Option<Certificates>,
     folder: TempDir,
 }
 
 impl Cluster {
     /// Starts the nodes and forms the cluster; it takes writes and every replica is in step when this returns.
     pub fn start(options: RedisOptions) -> Result<Cluster> {
+        let folder = tempfile::Builder::new().prefix("edgekeep-redis-").tempdir()?;
         let mut cluster = Cluster {
             servers: Vec::new(),
             options,
             scissors: Scissors::default(),
-            folder: tempfile::Builder::new().prefix("edgekeep-redis-").tempdir()?,
+            certificates: certificates(&options, &folder)?,
+            folder,
         };
         for _ in 0..NODES {
             let port = Ports::free()?;
@@ -90,6 +105,7 @@ impl Cluster {
             }
             cluster.servers.push(Server {
                 port,
+                served: if options.tls { Ports::free()? } else { port },
                 bus: Ports::free()?,
                 id: String::new(),
                 program: Mutex::new(None),
@@ -120,7 +136,7 @@ impl Cluster {
         }
         for (node, server) in self.servers.iter().enumerate() {
             for other in 0..node {
-                let (port, bus) = (server.port.to_string(), server.bus.to_string());
+                let (port, bus) = (server.served.to_string(), server.bus.to_string());
                 self.call(other, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
             }
         }
@@ -143,7 +159,11 @@ impl Cluster {
         let server = self.server(node)?;
         let folder = self.folder.path().join(node.to_string());
         std::fs::create_dir_all(&folder)?;
-        let mut command = redis_server(server.port, &self.options);
+        let mut command = redis_server(server.port, &self.options)?;
+        if let Some(certificates) = &self.certificates {
+            speak_tls(&mut command, server.served, certificates);
+            command.args(["--tls-cluster", "yes", "--tls-replication", "yes"]);
+        }
         command.args(["--cluster-enabled", "yes", "--cluster-port", &server.bus.to_string()]);
         command.args(["--cluster-node-timeout", &self.options.node_timeout.as_millis().to_string()]);
         if self.options.relayed {
@@ -168,13 +188,17 @@ impl Cluster {
 
     /// The addresses of all nodes.
     pub fn addresses(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.port)).collect()
+        self.servers.iter().map(|server| address(&self.options, Ipv4Addr::LOCALHOST, server.served)).collect()
     }
 
     /// Those that lead through relays, where there are any.
     pub fn relayed_addresses(&self) -> Vec<String> {
         let host = if self.options.relayed { RELAYED } else { Ipv4Addr::LOCALHOST };
-        self.servers.iter().map(|server| format!("redis://{host}:{}", server.port)).collect()
+        self.servers.iter().map(|server| address(&self.options, host, server.served)).collect()
+    }
+
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     pub fn nodes(&self) -> RangeInclusive<usize> {
@@ -314,7 +338,7 @@ impl Cluster {
 
     fn move_slot(&self, slot: u16, from: usize, to: usize, lingering: Duration) -> Result<()> {
         let (source, destination) = (self.server(from)?, self.server(to)?);
-        let (number, port) = (slot.to_string(), destination.port.to_string());
+        let (number, port) = (slot.to_string(), destination.served.to_string());
         self.call(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &source.id])?;
         self.call(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &destination.id])?;
         let mut first = true;
@@ -459,23 +483,32 @@ impl NodeLine {
 
 /// One Redis without a cluster, until it is dropped.
 pub struct Standalone {
+    /// As a node's.
     port: u16,
+    served: u16,
     options: RedisOptions,
     program: Mutex<Option<Program>>,
+    certificates: Option<Certificates>,
     folder: TempDir,
 }
 
 impl Standalone {
     pub fn start(options: RedisOptions) -> Result<Standalone> {
         let folder = tempfile::Builder::new().prefix("edgekeep-redis-").tempdir()?;
-        let standalone = Standalone { port: Ports::free()?, options, program: Mutex::new(None), folder };
+        let certificates = certificates(&options, &folder)?;
+        let port = Ports::free()?;
+        let served = if options.tls { Ports::free()? } else { port };
+        let standalone = Standalone { port, served, options, program: Mutex::new(None), certificates, folder };
         standalone.restart()?;
         Ok(standalone)
     }
 
     /// Starts it, with what its disk holds when it was killed before.
     pub fn restart(&self) -> Result<()> {
-        let mut command = redis_server(self.port, &self.options);
+        let mut command = redis_server(self.port, &self.options)?;
+        if let Some(certificates) = &self.certificates {
+            speak_tls(&mut command, self.served, certificates);
+        }
         command.arg("--dir").arg(self.folder.path());
         let log = self.folder.path().join("redis.log");
         let mut program = Program::start("Redis", &mut command, &log, None)?;
@@ -489,7 +522,11 @@ impl Standalone {
     }
 
     pub fn address(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        address(&self.options, Ipv4Addr::LOCALHOST, self.served)
+    }
+
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     pub fn call(&self, command: &[&str]) -> Result<Reply> {
@@ -505,7 +542,23 @@ impl Drop for Standalone {
     }
 }
 
-fn redis_server(port: u16, options: &RedisOptions) -> Command {
+fn address(options: &RedisOptions, host: Ipv4Addr, port: u16) -> String {
+    let scheme = if options.tls { "rediss" } else { "redis" };
+    format!("{scheme}://{host}:{port}")
+}
+
+fn certificates(options: &RedisOptions, folder: &TempDir) -> Result<Option<Certificates>> {
+    options.tls.then(|| Certificates::make(folder.path())).transpose()
+}
+
+fn speak_tls(command: &mut Command, port: u16, certificates: &Certificates) {
+    command.args(["--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+    command.arg("--tls-cert-file").arg(certificates.server());
+    command.arg("--tls-key-file").arg(certificates.server_key());
+    command.arg("--tls-ca-cert-file").arg(certificates.authority());
+}
+
+fn redis_server(port: u16, options: &RedisOptions) -> Result<Command> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", &Ipv4Addr::LOCALHOST.to_string(), "--save", ""]);
     let (appendonly, policy) = if options.durable { ("yes", "noeviction") } else { ("no", "allkeys-lru") };
@@ -516,7 +569,10 @@ fn redis_server(port: u16, options: &RedisOptions) -> Command {
     if let Some(password) = options.password {
         command.args(["--requirepass", password, "--masterauth", password]);
     }
-    command
+    if options.documented_user {
+        command.args(storage_doc::gateway_user(REDIS_PASSWORD)?);
+    }
+    Ok(command)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

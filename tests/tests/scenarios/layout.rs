@@ -1,12 +1,16 @@
 //! What stands in Redis, read with a plain client after real calls: the keys, types, lifetimes and slots that
 //! docs/storage.md promises to whoever shares the store, and nothing that would let its thief in.
 
+use std::collections::BTreeSet;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use edgekeep_tests::storage_doc::refresh_state_fields;
 use edgekeep_tests::{Cluster, Deployment, Kind, Session, Setup};
 use serde_json::{Value, json};
 
+use crate::refresh::AFTER_GRACE;
 use crate::scenario::Scenario;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -24,6 +28,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let shared = |name, play| Scenario::shared(name, play).only(Kind::NativeRedis);
     vec![
         shared("a_session_is_stored_as_documented", a_session_is_stored_as_documented),
+        shared("a_refresh_state_has_the_documented_fields", a_refresh_state_has_the_documented_fields),
         shared("an_ended_session_leaves_a_mark_for_as_long_as_its_tokens", an_ended_session_leaves_a_mark),
         shared("an_index_does_not_grow_for_ever", an_index_does_not_grow_for_ever),
         Scenario::alone("a_dump_of_the_store_lets_nobody_in", roomy, a_dump_of_the_store_lets_nobody_in)
@@ -110,6 +115,39 @@ fn a_session_is_stored_as_documented(d: &Deployment) -> Result<()> {
     let absolute: i64 = cluster.at(&index, &["ZSCORE", &index, &as_text.id])?.text()?.parse()?;
     ensure!(absolute == before.1, "a rotation moved the absolute limit to {absolute}");
     Ok(())
+}
+
+fn a_refresh_state_has_the_documented_fields(d: &Deployment) -> Result<()> {
+    let cluster = d.cluster()?;
+    let documented = refresh_state_fields()?;
+    let has_all_but = |session: &Session, absent: &[&str], when: &str| -> Result<()> {
+        let state = state_key(session);
+        let found: BTreeSet<String> = cluster.at(&state, &["HKEYS", &state])?.texts()?.into_iter().collect();
+        let expected = documented.iter().filter(|field| !absent.contains(&field.as_str())).cloned().collect();
+        ensure!(found == expected, "{when}: found {found:?}, documented {expected:?}");
+        Ok(())
+    };
+    let session = d.login("fields")?;
+    has_all_but(&session, &["ttl", "dead"], "created")?;
+    let shorter = d.login_with(&json!({ "user_id": "fields", "access_ttl": 600 }))?;
+    has_all_but(&shorter, &["dead"], "created with a shorter life")?;
+
+    let next = Session::from(&d.refresh(&session.refresh, "phone")?.expect(200)?)?;
+    has_all_but(&session, &["ttl", "dead"], "rotated")?;
+    thread::sleep(AFTER_GRACE);
+    let again = Session::from(&d.refresh(&session.refresh, "phone")?.expect(200)?)?;
+    ensure!(again.refresh == next.refresh, "no lost answer");
+    has_all_but(&session, &["ttl", "dead"], "given again")?;
+    let state = state_key(&session);
+    let reissued: i64 = cluster.at(&state, &["HGET", &state, "reissued"])?.text()?.parse()?;
+    ensure!((0..A_WHILE_MS).contains(&(now_ms()? - reissued)), "given again at {reissued}");
+    ensure!(cluster.at(&state, &["HGET", &state, "retries"])?.text()? == "1", "not counted");
+    Session::from(&d.refresh(&next.refresh, "phone")?.expect(200)?)?;
+    has_all_but(&session, &["ttl", "dead"], "rotated again")?;
+
+    d.service("DELETE", "/v1/users/fields/sessions").send()?.expect(204)?;
+    has_all_but(&session, &["ttl"], "ended")?;
+    has_all_but(&shorter, &[], "ended")
 }
 
 fn look_at_expiry(cluster: &Cluster, key: &str) -> Result<i64> {

@@ -1,13 +1,19 @@
 //! A session's whole life, from the login service's call to its end.
 
-use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Forged, Session};
+use std::sync::Barrier;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use edgekeep_tests::{Deployment, Forged, Session, Setup};
 use serde_json::{Value, json};
 
 use crate::scenario::Scenario;
 
+/// `session.near_cache`, where it is to be full soon.
+const NEAR_CACHE: u32 = 24;
+
 pub fn scenarios() -> Vec<Scenario> {
-    crate::shared![
+    let mut all = crate::shared![
         the_whole_life_of_a_session,
         a_user_sees_own_devices_and_ends_one,
         a_user_ends_all_other_sessions,
@@ -18,7 +24,14 @@ pub fn scenarios() -> Vec<Scenario> {
         an_access_token_can_be_given_a_shorter_life,
         the_oldest_session_makes_room_for_one_too_many,
         public_keys_are_published_and_nothing_else,
-    ]
+    ];
+    let full = Setup { refuse_at_max: true, ..Setup::default() };
+    let name = "concurrent_logins_never_exceed_the_maximum";
+    all.push(Scenario::alone(name, full, concurrent_logins_never_exceed_the_maximum).natively());
+    let small = Setup { near_cache: Some(NEAR_CACHE), ..Setup::default() };
+    let name = "the_near_cache_counts_what_it_keeps_and_keeps_no_more_than_it_may";
+    all.push(Scenario::alone(name, small, the_near_cache_counts_what_it_keeps).natively());
+    all
 }
 
 fn the_whole_life_of_a_session(d: &Deployment) -> Result<()> {
@@ -157,7 +170,7 @@ fn an_integer_and_its_text_are_one_user(d: &Deployment) -> Result<()> {
 fn an_access_token_can_be_given_a_shorter_life(d: &Deployment) -> Result<()> {
     let session = d.login_with(&json!({ "user_id": "hal", "access_ttl": 1 }))?;
     ensure!(session.expires_in == 1, "{}", session.expires_in);
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    thread::sleep(std::time::Duration::from_millis(2100));
     for path in ["/echo/token/x", "/echo/x", "/echo/account/x", "/echo/optional/x"] {
         d.get(path).bearer(&session.access).send()?.problem(401, "expired_token")?;
     }
@@ -174,6 +187,82 @@ fn the_oldest_session_makes_room_for_one_too_many(d: &Deployment) -> Result<()> 
     ensure!(!d.is_let_in(&first.access)?, "the first of four still lives");
     for session in &rest {
         ensure!(d.is_let_in(&session.access)?, "a newer one was ended");
+    }
+    Ok(())
+}
+
+fn concurrent_logins_never_exceed_the_maximum(d: &Deployment) -> Result<()> {
+    // session.max_per_user = 3, session.on_max = "refuse"
+    const MOST: usize = 3;
+    let gateways = d.gateways()?;
+    for round in 0..5 {
+        let user = format!("full-{round}");
+        let log_in = |at: usize| -> Result<Option<Session>> {
+            let answer = d.create(&json!({ "user_id": user })).at(gateways[at % gateways.len()].entry).send()?;
+            if answer.status == 409 {
+                return answer.problem(409, "too_many_sessions").map(|_| None);
+            }
+            let answer = answer.expect(201)?;
+            d.note_secrets(&answer);
+            Session::from(&answer).map(Some)
+        };
+        let together = Barrier::new(16);
+        let answers: Vec<_> = thread::scope(|scope| {
+            let client = |at: usize| {
+                let (together, log_in) = (&together, &log_in);
+                scope.spawn(move || {
+                    together.wait();
+                    log_in(at)
+                })
+            };
+            let clients: Vec<_> = (0..16).map(client).collect();
+            clients.into_iter().map(|client| client.join().unwrap_or_else(|_| bail!("a client broke"))).collect()
+        });
+        let made: Vec<Session> = answers.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
+        ensure!(made.len() == MOST, "{} logins were let in at once", made.len());
+        let (first, others) = made.split_first().context("a session")?;
+        for session in &made {
+            ensure!(d.is_let_in(&session.access)?, "who was there before had to go");
+        }
+        ensure!(own_sessions(d, first)?.len() == MOST, "the list");
+        // One that ends makes room for one.
+        for session in others {
+            d.delete("/v1/sessions/current").bearer(&session.access).send()?.expect(204)?;
+            ensure!(log_in(round)?.is_some(), "there is room");
+            ensure!(log_in(round + 1)?.is_none(), "there is none");
+        }
+        ensure!(own_sessions(d, first)?.len() == MOST, "the list");
+    }
+    Ok(())
+}
+
+fn the_near_cache_counts_what_it_keeps(d: &Deployment) -> Result<()> {
+    let figure = |what: &str| d.metric(&format!("edgekeep_near_cache_{what}"), None);
+    let most = f64::from(NEAR_CACHE);
+    ensure!(figure("capacity")? == most, "session.near_cache");
+    ensure!(figure("sessions")? == 0.0, "sessions before anybody came");
+    let use_one = |number: u32| -> Result<Session> {
+        let session = d.login(&format!("near-{number}"))?;
+        for _ in 0..3 {
+            d.get("/echo/x").bearer(&session.access).send()?.expect(200)?;
+        }
+        Ok(session)
+    };
+    let half = NEAR_CACHE / 2;
+    let sessions = (0..half).map(use_one).collect::<Result<Vec<_>>>()?;
+    ensure!(figure("sessions")? == f64::from(half), "{} for {half} sessions", figure("sessions")?);
+    ensure!(figure("bytes")? > 0.0, "of no size");
+    let ended = sessions.first().context("a session")?;
+    d.delete("/v1/sessions/current").bearer(&ended.access).send()?.expect(204)?;
+    ensure!(figure("sessions")? == f64::from(half - 1), "{} without one", figure("sessions")?);
+    // Many more than it may keep: some make room, and all get in.
+    for number in half..NEAR_CACHE * 3 {
+        use_one(number)?;
+        let kept = figure("sessions")?;
+        ensure!((f64::from(half - 1)..=most).contains(&kept), "{kept} of at most {most}");
+    }
+    for session in sessions.iter().skip(1) {
+        d.get("/echo/x").bearer(&session.access).send()?.expect(200)?;
     }
     Ok(())
 }

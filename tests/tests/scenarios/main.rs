@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
 
+mod access;
 mod authorize;
 mod bodies;
 mod cluster;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         failures::scenarios(),
         layout::scenarios(),
         cluster::scenarios(),
+        access::scenarios(),
         keys::scenarios(),
     ]
     .into_iter()

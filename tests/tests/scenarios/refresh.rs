@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::scenario::Scenario;
 
 /// Longer than `session.refresh_grace`.
-const AFTER_GRACE: Duration = Duration::from_millis(GRACE_SECONDS * 1000 + 600);
+pub const AFTER_GRACE: Duration = Duration::from_millis(GRACE_SECONDS * 1000 + 600);
 
 pub fn scenarios() -> Vec<Scenario> {
     crate::shared![

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use edgekeep_tests::{Deployment, Ended, Kind, Open, PINNED_WITH_STREAMS, Session};
+use edgekeep_tests::{Deployment, Ended, Kind, Open, PINNED_WITH_STREAMS, Request, Session};
 use serde_json::json;
 
 use crate::revocation::REVOCATIONS;
@@ -24,12 +24,14 @@ pub fn scenarios() -> Vec<Scenario> {
         a_token_routes_connection_ends_when_its_token_has_expired_and_its_session_too,
     ];
     // A Worker hands upgraded connections and bodies over to the platform: docs/parity.md.
-    all.into_iter().map(|scenario| scenario.except(Kind::EdgeBesideRegion)).collect()
+    let mut all: Vec<_> = all.into_iter().map(|scenario| scenario.except(Kind::EdgeBesideRegion)).collect();
+    let name = "what_is_open_at_one_gateway_ends_with_a_session_that_another_ends";
+    all.push(Scenario::shared(name, what_is_open_at_one_gateway_ends).only(Kind::NativeRedis));
+    all
 }
 
-fn upgrade(d: &Deployment, path: &str, session: &Session) -> Result<Open> {
-    let request = d.get(path).bearer(&session.access).header("connection", "upgrade").header("upgrade", "echo");
-    let open = request.open()?;
+fn upgrade(request: Request, session: &Session) -> Result<Open> {
+    let open = request.bearer(&session.access).header("connection", "upgrade").header("upgrade", "echo").open()?;
     ensure!(open.status == 101, "not upgraded: {}", open.status);
     Ok(open)
 }
@@ -68,7 +70,7 @@ fn end_within_the_bound(
 fn upgraded_connections_end_within_five_seconds_of_their_session(d: &Deployment) -> Result<()> {
     for (name, path) in [("ws-session", "/ws/x"), ("ws-strict", "/ws/account/x")] {
         end_within_the_bound(d, name, Ended::Cut, |session| {
-            let mut open = upgrade(d, path, session)?;
+            let mut open = upgrade(d.get(path), session)?;
             open.echoes(b"as WebSockets do")?;
             Ok(open)
         })?;
@@ -82,6 +84,15 @@ fn events_end_within_five_seconds_of_their_session_and_are_seen_to_be_cut(d: &De
         end_within_the_bound(d, name, Ended::Cut, |session| d.get(path).bearer(&session.access).open())?;
     }
     Ok(())
+}
+
+fn what_is_open_at_one_gateway_ends(d: &Deployment) -> Result<()> {
+    let second = d.second()?;
+    for (name, path) in [("ws-elsewhere", "/ws/x"), ("ws-strict-elsewhere", "/ws/account/x")] {
+        end_within_the_bound(d, name, Ended::Cut, |session| upgrade(d.get(path).at(second), session))?;
+    }
+    let events = |session: &Session| d.get("/events/50").at(second).bearer(&session.access).open();
+    end_within_the_bound(d, "events-elsewhere", Ended::Cut, events)
 }
 
 fn a_download_that_nobody_reads_ends_with_its_session(d: &Deployment) -> Result<()> {
@@ -125,7 +136,7 @@ fn a_token_routes_connection_ends_when_its_token_has_expired_and_its_session_too
     let begun = Instant::now();
     let ended = d.login_with(&json!({ "user_id": "ws-token-ended", "access_ttl": TTL }))?;
     let kept = d.login_with(&json!({ "user_id": "ws-token-kept", "access_ttl": TTL }))?;
-    let (mut ends, mut stays) = (upgrade(d, "/ws/token/x", &ended)?, upgrade(d, "/ws/token/x", &kept)?);
+    let (mut ends, mut stays) = (upgrade(d.get("/ws/token/x"), &ended)?, upgrade(d.get("/ws/token/x"), &kept)?);
     d.service("DELETE", "/v1/users/ws-token-ended/sessions").send()?.expect(204)?;
     // The token counts whole seconds and its life is jittered, so it expires up to two earlier.
     let before = Duration::from_secs(TTL - 2).saturating_sub(begun.elapsed());

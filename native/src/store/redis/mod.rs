@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 
 use call::{RETRY_LAST, joined};
 use fault::{Fault, fault};
-use node::WAIT_MS;
+use node::{Node, WAIT_MS};
 use script::{Answer, Script, arg};
 use state::{FIELDS, bytes, integer};
 use topology::Topology;
@@ -633,15 +633,10 @@ impl Redis {
     /// Says at start what the servers do not promise.
     async fn look_at_durability(&self) {
         let wanted = [("appendonly", "yes"), ("maxmemory-policy", "noeviction")];
+        let mut syncs_late = false;
         for node in self.topology.nodes() {
             for (name, value) in wanted {
-                let question = joined(&[cmd("CONFIG").arg("GET").arg(name).clone()]);
-                let reply = node.ask(&question).await.ok().and_then(|mut replies| replies.pop());
-                let found = match reply.as_ref().and_then(|reply| reply.as_map_iter()?.next()) {
-                    Some((_, found)) => bytes(found).map(|found| String::from_utf8_lossy(found).into_owned()),
-                    None => None,
-                };
-                match found {
+                match setting(&node, name).await {
                     Some(found) if found == value => {}
                     Some(found) => tracing::warn!(
                         server = %node.address,
@@ -650,6 +645,14 @@ impl Redis {
                     None => tracing::warn!(server = %node.address, "Redis does not say what {name} is: see to {value}"),
                 }
             }
+            syncs_late |= setting(&node, "appendfsync").await.is_some_and(|found| found != "always");
+        }
+        if syncs_late {
+            // Redis' default, and as good as always where a restart waits for the takeover: no reason to warn.
+            tracing::info!(
+                "Redis runs without appendfsync always: a primary that is back before its replica took over may lack the \
+                 last two seconds (docs/storage.md, Durability)"
+            );
         }
         let wanted = u64::from(self.login.wait_replicas);
         if self.login.cluster && wanted == 0 {
@@ -666,6 +669,14 @@ impl Redis {
             }
         }
     }
+}
+
+/// What a server is configured to, if it says so.
+async fn setting(node: &Node, name: &str) -> Option<String> {
+    let question = joined(&[cmd("CONFIG").arg("GET").arg(name).clone()]);
+    let reply = node.ask(&question).await.ok()?.pop()?;
+    let (_, found) = reply.as_map_iter()?.next()?;
+    bytes(found).map(|found| String::from_utf8_lossy(found).into_owned())
 }
 
 /// Which sessions of a user end.
