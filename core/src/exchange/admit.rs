@@ -109,7 +109,10 @@ impl Exchange {
         } else {
             Problem::new(ProblemCode::InvalidToken, format!("the access token {error}"))
         };
-        problem.clear_cookies = from_cookie && error != TokenError::Expired;
+        // An expired token has a refresh token beside it. One of an unknown key may be good: keys are replaced while
+        // clients go on, at the edge they are asked for only now and then, and a gateway may have an old file. When it is
+        // not, the refresh that follows says so and clears both.
+        problem.clear_cookies = from_cookie && !matches!(error, TokenError::Expired | TokenError::UnknownKey);
         problem
     }
 

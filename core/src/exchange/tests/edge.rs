@@ -85,6 +85,22 @@ fn a_native_gateway_asks_nobody_for_keys() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn a_browser_keeps_its_cookies_when_its_key_is_not_known_yet() {
+    for mut world in [World::at_edge(), World::new()] {
+        let strangers = KeyRing::generate(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(99), NOW);
+        let token = world.mint_with(&strangers, SessionId([7; 16]), "42", 0);
+        // At the edge the first one asks in vain, and for 30 s nobody asks again.
+        for _ in 0..2 {
+            let answer = world.run(get("/token/x").access_cookie(&token));
+            answer.refused(401, "invalid_token");
+            assert!(answer.cookies_set().is_empty(), "the key may have been made a moment ago: {answer:?}");
+        }
+        let forged = world.run(get("/token/x").access_cookie("rubbish"));
+        assert!(forged.clears_cookies(), "what no key could have signed goes");
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn without_a_map_a_fresh_isolate_loads_one_and_says_503_when_it_cannot() {
     let mut world = World::at_edge();
     let login = world.log_in_elsewhere("42");
