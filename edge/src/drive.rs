@@ -17,6 +17,7 @@ use crate::head::{RequestHead, ResponseHead};
 use crate::isolate::Isolate;
 use crate::kv::Put;
 use crate::log;
+use crate::parked::Weighed;
 use crate::wire::{self, Ending};
 
 /// How long after an answer is due its place at the origin is given back, whatever became of it.
@@ -32,6 +33,12 @@ pub struct Waiting {
     /// The place at the origin that is asked.
     lease: Option<(Timestamp, u64)>,
     pub due: Vec<Due>,
+}
+
+impl Weighed for Waiting {
+    fn text_bytes(&self) -> usize {
+        self.head.text_bytes()
+    }
 }
 
 /// What is done after the answer, and may be lost.
