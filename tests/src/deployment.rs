@@ -528,7 +528,7 @@ fn answers(port: u16, path: &str) -> bool {
 }
 
 /// The workspace's root.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
 }

@@ -21,7 +21,9 @@ pub use config::{
     ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
     Setup, TRUSTED_PROXY,
 };
-pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
+pub use deployment::{
+    Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary, root,
+};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};

@@ -18,6 +18,7 @@ mod input;
 mod keys;
 mod layout;
 mod life;
+mod metrics;
 mod oauth;
 mod paths;
 mod refresh;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         layout::scenarios(),
         cluster::scenarios(),
         keys::scenarios(),
+        metrics::scenarios(),
     ]
     .into_iter()
     .flatten()
