@@ -20,8 +20,8 @@ use super::record::LoadedSession;
 use super::steer::{REDIS_SLOTS, session_slot};
 use crate::{Entropy, Millis, SessionId, Timestamp, UserId};
 
-/// Entries are believed for this long after the store was asked, whatever else happens.
-pub const MAX_AGE: Millis = Millis(60_000);
+/// Entries are believed for this long after the store was asked, whatever else happens; at the edge those in KV too.
+pub const NEAR_MAX_AGE: Millis = Millis(60_000);
 
 /// A power of two; 64 KiB each for sessions and users.
 const CELLS: usize = 16_384;
@@ -125,7 +125,7 @@ impl NearCache {
             || kept.stamp.session != current.session
             || kept.stamp.user != current.user
             || kept.stamp.slot.voided != current.slot.voided
-            || now.since(kept.entry.checked_at) >= MAX_AGE;
+            || now.since(kept.entry.checked_at) >= NEAR_MAX_AGE;
         if void {
             self.entries.remove(&id);
             return Found::Nothing;
@@ -146,7 +146,7 @@ impl NearCache {
     pub fn holds(&self, id: SessionId, kept: &Kept, now: Timestamp) -> bool {
         kept.stamp == self.stamp(id, kept.user, kept.slot)
             && now < kept.entry.expires_at
-            && now.since(kept.entry.checked_at) < MAX_AGE
+            && now.since(kept.entry.checked_at) < NEAR_MAX_AGE
     }
 
     /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, nobody would tell of a
