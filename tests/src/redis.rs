@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::common::lock;
 use crate::process::{Ports, Program, eventually};
 use crate::relay::{RELAYED, Scissors, relay};
 use crate::resp::{Redis, Reply};
@@ -517,10 +518,6 @@ fn redis_server(port: u16, options: &RedisOptions) -> Command {
         command.args(["--requirepass", password, "--masterauth", password]);
     }
     command
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

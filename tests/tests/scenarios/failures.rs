@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Kind, Session, Setup, eventually};
+use edgekeep_tests::{Deployment, Kind, Session, Setup, eventually, is_long};
 
-use crate::scenario::{Scenario, is_long};
+use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
     let mut all =

@@ -30,10 +30,10 @@ mod streams;
 
 use std::process::ExitCode;
 
-use edgekeep_tests::{Kind, end_programs_with_us};
+use edgekeep_tests::{Kind, Stage, end_programs_with_us};
 use libtest_mimic::{Arguments, run};
 
-use scenario::{Scenario, Stage};
+use scenario::{Scenario, close};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     let on = &stage;
     let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |s| s.trial(kind, on))).collect();
     let conclusion = run(&arguments, trials);
-    let faults = stage.close();
+    let faults = close(&stage);
     for fault in &faults {
         eprintln!("{fault}");
     }
