@@ -41,6 +41,12 @@ async function exchange(request, env, ctx) {
       case "P":
         order = await proceed(+order.slice(1));
         break;
+      case "C": {
+        const outcome = proceed(+order.slice(1));
+        ctx.waitUntil(outcome.catch(() => {}));
+        order = await outcome;
+        break;
+      }
       case "B": {
         const [number, limit] = order.slice(1).split(" ").map(Number);
         const bytes = await read(request, limit);

@@ -17,6 +17,7 @@ use crate::head::{RequestHead, ResponseHead};
 use crate::isolate::Isolate;
 use crate::kv::Put;
 use crate::log;
+use crate::parked::Weighed;
 use crate::wire::{self, Ending};
 
 /// How long after an answer is due its place at the origin is given back, whatever became of it.
@@ -32,6 +33,12 @@ pub struct Waiting {
     /// The place at the origin that is asked.
     lease: Option<(Timestamp, u64)>,
     pub due: Vec<Due>,
+}
+
+impl Weighed for Waiting {
+    fn text_bytes(&self) -> usize {
+        self.head.text_bytes()
+    }
 }
 
 /// What is done after the answer, and may be lost.
@@ -124,6 +131,7 @@ impl Isolate {
             Step::Respond(reply) => self.end(waiting, *reply, answer, now),
             Step::Forward(plan) => self.forward(waiting, *plan, now),
             Step::ReadBody { limit } => wire::body(self.parked.park(waiting, now), limit),
+            Step::LoadKeys => wire::complete(self.parked.park(Waiting { step: Some(step), ..waiting }, now)),
             step => wire::proceed(self.parked.park(Waiting { step: Some(step), ..waiting }, now)),
         }
     }
@@ -195,7 +203,7 @@ mod tests {
     use edgekeep_core::exchange::Freshness;
     use edgekeep_core::session::LoadedSession;
     use edgekeep_core::shard::{HashKind, ShardKey, ShardMap, ShardName};
-    use edgekeep_core::token::{AccessClaims, EdgeRole, KeyAlgorithm, KeyRing, sign_access};
+    use edgekeep_core::token::{AccessClaims, EdgeRole, KeyAlgorithm, KeyRing, parse_jwks, sign_access};
     use edgekeep_core::{Entropy, UserId};
 
     use super::*;
@@ -373,6 +381,27 @@ mod tests {
             let answer = edge.answer(&order, 200, true);
             assert_eq!(edge.due(&answer), due);
         }
+    }
+
+    #[test]
+    fn one_request_fetches_a_new_key_to_the_end_and_those_that_come_meanwhile_wait() {
+        let mut edge = edge();
+        edge.isolate.adopt(maps().0);
+        edge.keys = KeyRing::generate(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(2), NOW);
+        let jwks = parse_jwks(&edge.keys.public_jwks()).unwrap();
+        let token = edge.token(0);
+        let bearer = [("authorization", token.as_str())];
+        let [first, second] = [edge.begin("GET", "/token", &bearer), edge.begin("GET", "/token", &bearer)];
+        assert!(first.starts_with('C') && second.starts_with('P'), "{first} {second}");
+        let first = edge.resume(&first, |isolate, step| {
+            assert!(matches!(step, Step::LoadKeys) && isolate.live.awaits_keys(NOW), "{step:?}");
+            Event::Keys(isolate.learn(&jwks))
+        });
+        let second = edge.resume(&second, |isolate, step| {
+            assert!(matches!(step, Step::AwaitKeys { .. }) && !isolate.live.awaits_keys(NOW), "{step:?}");
+            Event::Keys(Some(isolate.rules.clone()))
+        });
+        assert!(first.starts_with('F') && second.starts_with('F'), "{first} {second}");
     }
 
     #[test]

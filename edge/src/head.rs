@@ -57,6 +57,11 @@ impl RequestHead {
         }
     }
 
+    /// How long the text is that came.
+    pub fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The path and the query, as they go on.
     pub fn path_and_query(&self) -> &str {
         let end = self.query.as_ref().map_or(self.path.end, |query| query.end);

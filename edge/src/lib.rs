@@ -13,6 +13,7 @@
 //!       failed(number, timedOut, replayable, now) ────▶ what to do
 //!    "B": body(number, bytes, now) ───────────────────▶ what to do
 //!    "P": proceed(number) ────────────────────────────▶ a promise of what to do: all that cannot be decided at once
+//!    "C": the same, also for `waitUntil`
 //!    "R", "E": the answer
 //! afterwards(number) ─────────────────────────────────▶ a promise for `waitUntil`: what may be lost
 //! ```

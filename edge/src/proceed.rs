@@ -26,6 +26,9 @@ use crate::sessions::{self, Known, Texts};
 /// How often a map of a later epoch is asked for while a request waits for it.
 const MAP_EVERY: Millis = Millis(500);
 const MAP_KEY: &str = "map";
+/// How often a request looks whether another one has learned the authority's keys: a call takes some tens of
+/// milliseconds.
+const KEYS_GLANCE: Millis = Millis(20);
 
 /// Performs the step that an exchange waits for and drives it on.
 pub async fn proceed(number: f64) -> String {
@@ -69,6 +72,7 @@ async fn perform(step: Step, waiting: &mut Waiting) -> Event {
             Event::Map(wait_for_map(&authority, store.as_ref(), min_epoch, until, &mut waiting.due).await)
         }
         Step::LoadKeys => Event::Keys(load_keys(&authority).await),
+        Step::AwaitKeys { until } => Event::Keys(wait_for_keys(until).await),
         Step::Store(op) => match *op {
             StoreOp::Bury(tombstones) => Event::Stored(bury(store.as_ref(), &tombstones).await),
             // Sessions belong to the authority; core passes their calls on.
@@ -184,6 +188,15 @@ async fn load_keys(authority: &Authority) -> Option<Arc<Rules>> {
             None
         }
     }
+}
+
+/// The rules once another request has learned the authority's keys, or could not. A timer of its own looks again and
+/// again: nothing of that other request is awaited.
+async fn wait_for_keys(until: Timestamp) -> Option<Arc<Rules>> {
+    while now() < until && with(|isolate| isolate.live.awaits_keys(now())) == Some(true) {
+        Delay::from(Duration::from_millis(KEYS_GLANCE.0)).await;
+    }
+    with(|isolate| isolate.rules.clone())
 }
 
 /// All or nothing: the region sends the whole list again. The platform runs a few writes at a time.

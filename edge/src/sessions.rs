@@ -7,16 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use edgekeep_core::session::{LoadedSession, Tombstone};
+use edgekeep_core::session::{LoadedSession, NEAR_MAX_AGE, Tombstone};
 use edgekeep_core::{Millis, SessionId, Timestamp, UserId};
 use serde_json::{Value, json};
 
 use crate::kv::{Put, Ttl};
 
-/// How long an answer of the authority is believed, from before it was asked (DESIGN §10).
-const BOUND: Millis = Millis::from_secs(60);
 /// An isolate writes a session again only after half the bound.
-const PUT_EVERY: Millis = Millis(BOUND.0 / 2);
+const PUT_EVERY: Millis = Millis(NEAR_MAX_AGE.0 / 2);
 /// How many sessions an isolate remembers having written: about 3 MB.
 const MOST_PUTS: usize = 20_000;
 
@@ -60,7 +58,7 @@ pub fn judge(texts: &Texts, user: &UserId, generation: u32, now: Timestamp) -> K
         && session.expires_at > now
         // From the future: a clock runs ahead, and the bound would be longer by as much.
         && session.checked_at <= now
-        && now.since(session.checked_at) < BOUND;
+        && now.since(session.checked_at) < NEAR_MAX_AGE;
     if believed { Known::Live(session) } else { Known::Nothing }
 }
 
@@ -73,7 +71,7 @@ pub fn put(id: SessionId, session: &LoadedSession) -> Put {
         "gen": session.generation,
         "checked_at": session.checked_at.0,
     });
-    Put { key: session_key(id), text: text.to_string(), ttl: Ttl::at_least(BOUND) }
+    Put { key: session_key(id), text: text.to_string(), ttl: Ttl::at_least(NEAR_MAX_AGE) }
 }
 
 /// The write of a tombstone. It stays until the last token of what it ends has expired.
@@ -167,7 +165,7 @@ mod tests {
         let texts = texts(&session());
         assert_eq!(judge(&texts, &user(), 2, NOW), Known::Live(session()));
         assert_eq!(judge(&texts, &user(), 0, NOW + Millis(59_999)), Known::Live(session()));
-        assert_eq!(judge(&texts, &user(), 2, NOW + BOUND), Known::Nothing);
+        assert_eq!(judge(&texts, &user(), 2, NOW + NEAR_MAX_AGE), Known::Nothing);
         assert_eq!(judge(&texts, &user(), 2, NOW - Millis(1_001)), Known::Nothing, "from the future");
     }
 

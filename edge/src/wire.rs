@@ -10,6 +10,7 @@
 //!                                   is kept, so that it can be sent again
 //! body            B NUMBER SP LIMIT               read the request's body, at most LIMIT bytes
 //! proceed         P NUMBER                        something has to be awaited
+//! complete        C NUMBER                        the same, and it goes on when the client leaves: others wait for it
 //! reply           R STATUS SP DUE \n POINT { \n EDIT } \n\n BODY
 //! edits           E DUE \n POINT { \n EDIT }      of the head of the origin's response, which is the answer
 //!                                   DUE is the number for `afterwards`, or `-`: nothing is left to do
@@ -103,6 +104,11 @@ pub fn response_edits(head: &HeaderEdits, set_cookie: &[&str], sticky: &str, end
 /// Something has to be awaited.
 pub fn proceed(number: u64) -> String {
     format!("P{number}")
+}
+
+/// Something has to be awaited, and done although the client leaves.
+pub fn complete(number: u64) -> String {
+    format!("C{number}")
 }
 
 /// The body is wanted.

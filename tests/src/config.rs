@@ -32,8 +32,6 @@ pub const REFRESH_SECONDS: u64 = 18;
 /// What may differ between deployments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
-    /// Origins are checked every second instead of every 30.
-    pub quick_checks: bool,
     /// A level of the log at which everything is said.
     pub talkative: bool,
     /// Room for many sessions of one user, and the default's grace of 30 s: for clients that repeat what was answered
@@ -82,11 +80,6 @@ pub struct PortsOf {
 /// The gateway's file; `nodes` are the addresses of its store's servers.
 pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> String {
     let PortsOf { gateway, admin, origins: [a, b, c], dead, worker, .. } = ports;
-    let checks = if setup.quick_checks {
-        "interval = \"1s\"\ntimeout = \"500ms\"\nfast_interval = \"200ms\""
-    } else {
-        "interval = \"30s\""
-    };
     let notify = match kind {
         Kind::NativeEmbedded | Kind::NativeRedis => String::new(),
         Kind::EdgeBesideRegion if setup.untold => String::new(),
@@ -148,9 +141,6 @@ connect_timeout = "500ms"
 
 [balance.sticky]
 {sticky}
-
-[health]
-{checks}
 
 [edge]
 notify = [{notify}]

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +16,7 @@ use tempfile::TempDir;
 use crate::answer::Answer;
 use crate::certificates::Certificates;
 use crate::client::{Entry, Request};
+use crate::common::{local, lock, root};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
@@ -542,23 +542,9 @@ impl Drop for Deployment {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
 fn answers(port: u16, path: &str) -> bool {
     let entry = Entry { address: local(port), behind_platform: false };
     Request::new(entry, "GET", path).send().is_ok_and(|answer| answer.status == 200)
-}
-
-/// The workspace's root.
-pub(crate) fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
 }
 
 /// The gateway under test: `EDGEKEEP_BIN`, or the newest profile that was built here.

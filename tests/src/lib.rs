@@ -6,6 +6,7 @@
 mod answer;
 mod certificates;
 mod client;
+mod common;
 mod config;
 mod deployment;
 mod forge;
@@ -19,6 +20,7 @@ pub mod wire;
 
 pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
+pub use common::{Stage, is_long, local, lock, root};
 pub use config::{
     ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
     Setup, TRUSTED_PROXY,

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
+use crate::common::lock;
 use crate::deployment::REDIS_PASSWORD;
 use crate::process::{Ports, Program, eventually};
 use crate::relay::{RELAYED, Scissors, relay};
@@ -573,10 +574,6 @@ fn redis_server(port: u16, options: &RedisOptions) -> Result<Command> {
         command.args(storage_doc::gateway_user(REDIS_PASSWORD)?);
     }
     Ok(command)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

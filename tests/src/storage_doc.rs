@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::deployment::root;
+use crate::common::root;
 
 /// The user that Redis is given for gateways.
 pub const GATEWAY_USER: &str = "edgekeep";

@@ -21,6 +21,9 @@ const PROFILE: [&str; 2] = ["--profile", "ci"];
 const NATIVE_ONLY: [(&str, &str); 1] =
     [("token::verify::tests::what_a_validation_costs", "a measurement by hand, which reads the clock")];
 
+/// In the names of core's seeded simulations, and of no other test.
+const SIMULATIONS: &str = "::simulation::";
+
 /// A part of the proof that can be run by itself.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
@@ -93,7 +96,7 @@ impl Suite {
                 clippy.args(["clippy", "--workspace", "--all-targets", "--features", "edgekeep/bench"]).args(PROFILE);
                 checked(clippy.args(["--", "-D", "warnings"]))
             }
-            Suite::Core => counted(test("edgekeep-core", long).args(PROFILE)),
+            Suite::Core => core(long),
             Suite::CoreWasm => core_under_wasm(long),
             Suite::Edge => counted(test("edgekeep-edge", long).args(PROFILE)),
             Suite::Native => {
@@ -136,6 +139,20 @@ fn test(package: &str, long: bool) -> Command {
         cargo.env("EDGEKEEP_LONG", "1");
     }
     cargo
+}
+
+/// The simulations by themselves: libtest keeps to itself what a passing test prints, and how often they found a thief or
+/// logged out an honest user is meant to be read.
+fn core(long: bool) -> Result<Outcome> {
+    let mut others = counted(test("edgekeep-core", long).args(PROFILE).args(["--", "--skip", SIMULATIONS]))?;
+    let mut simulations = test("edgekeep-core", long);
+    simulations.arg("--lib").args(PROFILE).args(["--", SIMULATIONS, "--show-output"]);
+    let simulated = counted(&mut simulations)?;
+    if simulated.passed + simulated.failed == 0 {
+        others.failed += 1;
+        others.note = "no simulation ran".into();
+    }
+    Ok(others.and(simulated))
 }
 
 fn core_under_wasm(long: bool) -> Result<Outcome> {

@@ -33,6 +33,19 @@ pub struct Outcome {
     pub note: String,
 }
 
+impl Outcome {
+    /// With what came of another runner of the same suite.
+    pub fn and(mut self, other: Outcome) -> Outcome {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.names.extend(other.names);
+        if self.note.is_empty() {
+            self.note = other.note;
+        }
+        self
+    }
+}
+
 impl Options {
     /// Runs the suites; what failed is in the table, and the closing line is the last.
     pub fn run(&self) -> ExitCode {
@@ -121,6 +134,29 @@ test result: ok. 40 passed; 0 failed; 0 ignored; 0 filtered out; finished in 0.2
         assert_eq!((outcome.passed, outcome.failed), (42, 1));
         let names: Vec<&str> = outcome.names.iter().map(String::as_str).collect();
         assert_eq!(names, ["units::tests::a", "units::tests::b", "units::tests::c"]);
+    }
+
+    #[test]
+    fn what_passing_tests_print_is_not_taken_for_tests_and_two_runners_are_one_suite() {
+        let shown = "\
+running 1 test
+test a::simulation::b ... ok
+
+successes:
+
+---- a::simulation::b stdout ----
+20000 thieves who wait: 5000 found out before they got anything;
+
+successes:
+    a::simulation::b
+
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 534 filtered out; finished in 1.23s
+";
+        let others = read("test c ... FAILED\ntest result: FAILED. 2 passed; 1 failed; 0 ignored\n");
+        let outcome = others.and(read(shown));
+        assert_eq!((outcome.passed, outcome.failed), (3, 1));
+        let names: Vec<&str> = outcome.names.iter().map(String::as_str).collect();
+        assert_eq!(names, ["a::simulation::b", "c"]);
     }
 
     #[test]

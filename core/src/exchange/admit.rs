@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::rules::KeysTurn;
 use super::{Awaiting, Context, Decided, Exchange, Freshness, Identity, Purpose, SessionAnswer, Site, Step};
-use crate::config::{AuthMode, OnStoreDown};
+use crate::config::{Algorithm, AuthMode, OnStoreDown};
 use crate::http::{Cookie, Csrf, Problem, ProblemCode, check_csrf};
 use crate::session::{Found, NearEntry, Ticket};
 use crate::token::{AccessClaims, TokenError};
@@ -49,9 +50,8 @@ impl Exchange {
         self.attempt = Some(false);
         let claims = match self.live.tokens.verify(self.rules.verifier(), &token, cx.now) {
             Ok(claims) => claims,
-            Err(TokenError::UnknownKey) if self.may_ask_for_keys(cx) => {
-                self.awaiting = Awaiting::Keys;
-                return Ok(Step::LoadKeys);
+            Err(TokenError::UnknownKey) => {
+                return self.wait_for_keys(cx).ok_or_else(|| self.token_refused(TokenError::UnknownKey, from_cookie));
             }
             Err(error) => return Err(self.token_refused(error, from_cookie)),
         };
@@ -80,10 +80,19 @@ impl Exchange {
         }
     }
 
-    fn may_ask_for_keys(&self, cx: &Context<'_>) -> bool {
-        self.rules.site == Site::EdgeBesideRegion
-            && self.rules.config.session.algorithm == crate::config::Algorithm::EdDSA
-            && self.live.may_load_keys(cx.now)
+    /// A key that is unknown at the edge may be a new one. One request asks the authority, and those that come meanwhile
+    /// wait for what it learns: nobody is refused before that call has ended.
+    fn wait_for_keys(&mut self, cx: &Context<'_>) -> Option<Step> {
+        let config = &self.rules.config;
+        if self.rules.site != Site::EdgeBesideRegion || config.session.algorithm != Algorithm::EdDSA {
+            return None;
+        }
+        let turn = self.live.keys_turn(cx.now, config.store.timeout)?;
+        self.awaiting = Awaiting::Keys(turn);
+        Some(match turn {
+            KeysTurn::Ask => Step::LoadKeys,
+            KeysTurn::Wait(until) => Step::AwaitKeys { until },
+        })
     }
 
     /// `Authorization` wins over cookies. A scheme other than Bearer is not ours: it counts as no credential.
@@ -109,7 +118,10 @@ impl Exchange {
         } else {
             Problem::new(ProblemCode::InvalidToken, format!("the access token {error}"))
         };
-        problem.clear_cookies = from_cookie && error != TokenError::Expired;
+        // An expired token has a refresh token beside it. One of an unknown key may be good: keys are replaced while
+        // clients go on, at the edge they are asked for only now and then, and a gateway may have an old file. When it is
+        // not, the refresh that follows says so and clears both.
+        problem.clear_cookies = from_cookie && !matches!(error, TokenError::Expired | TokenError::UnknownKey);
         problem
     }
 

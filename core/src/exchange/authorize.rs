@@ -50,8 +50,7 @@ impl Exchange {
         // Without a method the strictest of all that it may have been counts.
         let mode = match method.as_deref() {
             Some(method) => mode_for(method),
-            // What an unknown method may have been.
-            None => ANY_METHOD.split(", ").filter_map(|method| mode_for(method)).max_by_key(|mode| strictness(*mode)),
+            None => ANY_METHOD.split(", ").filter_map(mode_for).max_by_key(|mode| strictness(*mode)),
         };
         let Some(mode) = mode else {
             return Err(Problem::new(ProblemCode::Forbidden, "no route matches the original request"));

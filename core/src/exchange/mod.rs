@@ -132,7 +132,7 @@ enum Awaiting {
     /// A session that a Worker asks about, which a token says is this user's.
     Validate(crate::UserId),
     Stored(own::Stored),
-    Keys,
+    Keys(rules::KeysTurn),
     Map(forward::MapFor),
     Queue,
     Answer,
@@ -267,10 +267,15 @@ impl Exchange {
     /// Rules whose verifier knows the authority's keys, or `None` when it could not be asked.
     pub fn keys(&mut self, rules: Option<Arc<Rules>>, cx: &mut Context<'_>) -> Step {
         let decided = match std::mem::replace(&mut self.awaiting, Awaiting::Nothing) {
-            Awaiting::Keys => match rules.map_or(Ok(()), |rules| self.take_rules(rules)) {
-                Ok(()) => self.admit_again(cx),
-                Err(problem) => Err(problem),
-            },
+            Awaiting::Keys(turn) => {
+                if turn == rules::KeysTurn::Ask {
+                    self.live.keys_came();
+                }
+                match rules.map_or(Ok(()), |rules| self.take_rules(rules)) {
+                    Ok(()) => self.admit_again(cx),
+                    Err(problem) => Err(problem),
+                }
+            }
             _ => Err(unexpected()),
         };
         self.step(decided, cx)

@@ -333,11 +333,32 @@ pub struct Live {
     confirmed: Cache<SessionId, u32>,
     pub(super) refresh_failures: RateLimit,
     pub(super) creates: RateLimit,
-    keys_asked_at: Mutex<Option<Timestamp>>,
+    keys_call: Mutex<Option<KeysCall>>,
+}
+
+/// The last call to the authority for its keys.
+#[derive(Clone, Copy)]
+struct KeysCall {
+    begun: Timestamp,
+    /// When nobody waits for it any longer; the beginning once it has ended.
+    awaited_until: Timestamp,
+}
+
+/// What a request that meets an unknown key does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeysTurn {
+    /// Asks the authority.
+    Ask,
+    /// Another request is asking: waits for it, at the latest until then.
+    Wait(Timestamp),
 }
 
 /// At most one fetch of the authority's keys in this time.
 const KEYS_EVERY: Millis = Millis(30_000);
+
+/// What such a fetch may take besides its time limit, on a busy isolate. One that has not ended then was given up by the
+/// platform.
+const KEYS_MARGIN: Millis = Millis(1000);
 
 impl Live {
     /// Caches of the sizes that the configuration gives; they stay as they are over reloads.
@@ -350,7 +371,7 @@ impl Live {
             confirmed: Cache::new(sessions.max(1024)),
             refresh_failures: RateLimit::new(entropy),
             creates: RateLimit::new(entropy),
-            keys_asked_at: Mutex::default(),
+            keys_call: Mutex::default(),
         }
     }
 
@@ -370,14 +391,31 @@ impl Live {
         true
     }
 
-    /// Whether the authority's keys may be asked for now; then not again for 30 s.
-    pub(super) fn may_load_keys(&self, now: Timestamp) -> bool {
-        let mut asked = self.keys_asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = asked.is_none_or(|at| now.since(at) >= KEYS_EVERY);
-        if due {
-            *asked = Some(now);
+    /// Whose turn it is to ask for the authority's keys, in a call of at most `timeout`; none when they were asked for
+    /// within 30 s and that call has ended.
+    pub(super) fn keys_turn(&self, now: Timestamp, timeout: Millis) -> Option<KeysTurn> {
+        let mut call = self.keys_call.lock().unwrap_or_else(PoisonError::into_inner);
+        match *call {
+            Some(last) if now < last.awaited_until => Some(KeysTurn::Wait(last.awaited_until)),
+            Some(last) if now.since(last.begun) < KEYS_EVERY => None,
+            _ => {
+                *call = Some(KeysCall { begun: now, awaited_until: now + timeout + KEYS_MARGIN });
+                Some(KeysTurn::Ask)
+            }
         }
-        due
+    }
+
+    /// The call for the authority's keys has ended, whatever came of it.
+    pub(super) fn keys_came(&self) {
+        if let Some(call) = &mut *self.keys_call.lock().unwrap_or_else(PoisonError::into_inner) {
+            call.awaited_until = call.begun;
+        }
+    }
+
+    /// Whether a call for the authority's keys is under way.
+    pub fn awaits_keys(&self, now: Timestamp) -> bool {
+        let call = self.keys_call.lock().unwrap_or_else(PoisonError::into_inner);
+        call.is_some_and(|call| now < call.awaited_until)
     }
 }
 

@@ -19,8 +19,12 @@ pub enum Step {
     Session { id: SessionId, user: crate::UserId, generation: u32, freshness: Freshness },
     /// Perform a session operation. → `stored`
     Store(Box<StoreOp>),
-    /// Ask the authority for its public keys (at the edge, after an unknown `kid`). → `keys`
+    /// Ask the authority for its public keys (at the edge, after an unknown `kid`). Others wait for it, so it must come
+    /// to its end although the client leaves. → `keys`
     LoadKeys,
+    /// Wait while another request asks for them: as long as [`Live::awaits_keys`](super::Live::awaits_keys), and no
+    /// longer than until then. → `keys`
+    AwaitKeys { until: Timestamp },
     /// Look into or write to the shared cache. → `cached`
     Cache(Box<CacheOp>),
     /// Make a write-behind intent durable. → `enqueued`

@@ -10,7 +10,7 @@ mod steer;
 mod store;
 
 pub use layout::{SessionKey, epoch_key, index_key, record_key, state_key, user_tag};
-pub use near::{Found, Kept, NearCache, NearEntry, Ticket};
+pub use near::{Found, Kept, NEAR_MAX_AGE, NearCache, NearEntry, Ticket};
 pub use record::{LoadedSession, NewSession, RefreshState, SessionRow, created_at_text};
 pub use refresh::{RefreshToken, RefreshTokenError};
 pub use rotation::{Decision, Device, MAX_LOST_ANSWERS, Refusal, Rotate, RotationRules, RotationWrite, decide};

@@ -20,8 +20,8 @@ use super::record::LoadedSession;
 use super::steer::{REDIS_SLOTS, session_slot};
 use crate::{Entropy, Millis, SessionId, Timestamp, UserId};
 
-/// Entries are believed for this long after the store was asked, whatever else happens.
-pub const MAX_AGE: Millis = Millis(60_000);
+/// Entries are believed for this long after the store was asked, whatever else happens; at the edge those in KV too.
+pub const NEAR_MAX_AGE: Millis = Millis(60_000);
 
 /// A power of two; 64 KiB each for sessions and users.
 const CELLS: usize = 16_384;
@@ -50,13 +50,13 @@ pub struct NearEntry {
 /// An entry as it is stored: no pointer in it, and with its key and the cache's own words just one line of memory, so
 /// that a hit costs one place there.
 #[derive(Clone, Copy, Debug)]
-#[repr(packed(4))]
+#[repr(C, packed(4))]
 pub struct Kept {
     /// The user, as 64 keyed bits: the token that is held against it was signed here and names its user itself.
     user: UserTag,
     checked_at: Timestamp,
     /// Milliseconds from `checked_at` to the session's end. One beyond this type's is as good: nothing is believed
-    /// longer than [`MAX_AGE`].
+    /// longer than [`NEAR_MAX_AGE`].
     expires_in: u32,
     generation: u32,
     stamp: Stamp,
@@ -140,7 +140,7 @@ impl NearCache {
         let (stamp, current) = (kept.stamp, self.stamp(id, user, kept.slot));
         let void = { kept.user } != user
             || stamp.invalidations != current.invalidations
-            || now.since(kept.checked_at) >= MAX_AGE;
+            || now.since(kept.checked_at) >= NEAR_MAX_AGE;
         if void {
             self.entries.remove(&id);
             return Found::Nothing;
@@ -161,7 +161,7 @@ impl NearCache {
     pub fn holds(&self, id: SessionId, kept: &Kept, now: Timestamp) -> bool {
         self.stamp(id, kept.user, kept.slot) == { kept.stamp }
             && now < kept.entry().expires_at
-            && now.since(kept.checked_at) < MAX_AGE
+            && now.since(kept.checked_at) < NEAR_MAX_AGE
     }
 
     /// Stores the answer; false when an invalidation, a flush or a disconnect came in between, nobody would tell of a
@@ -609,7 +609,7 @@ mod tests {
             let session = LoadedSession { expires_at, ..loaded(1) };
             assert!(cache.fill(&cache.begin(ID, &user()), &session));
             let Found::Verified(entry) = cache.find(ID, &user(), Timestamp(60_000)) else { panic!("{days}") };
-            assert!(entry.expires_at > Timestamp(1) + MAX_AGE && entry.expires_at <= expires_at);
+            assert!(entry.expires_at > Timestamp(1) + NEAR_MAX_AGE && entry.expires_at <= expires_at);
         }
         let short = LoadedSession { expires_at: Timestamp(1_234), ..loaded(1) };
         assert!(cache.fill(&cache.begin(ID, &user()), &short));

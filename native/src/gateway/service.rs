@@ -232,7 +232,7 @@ impl Drive<'_> {
                 }
                 // The native gateway is its own authority, and has neither queue, cache nor write-behind in force yet:
                 // core does not ask for what `InForce` leaves out.
-                Step::LoadKeys => self.event(|exchange, cx| exchange.keys(None, cx)),
+                Step::LoadKeys | Step::AwaitKeys { .. } => self.event(|exchange, cx| exchange.keys(None, cx)),
                 Step::Queue { .. } => self.event(Exchange::timed_out),
                 Step::Cache(_) => self.event(|exchange, cx| exchange.cached(CacheAnswer::Unavailable, cx)),
                 Step::Enqueue(_) => self.event(|exchange, cx| exchange.enqueued(Enqueued::Unavailable, cx)),

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
-use edgekeep_tests::{Deployment, Kind, Ports, SERVICE_TOKEN, Setup, end_programs_with_us};
+use edgekeep_tests::{Deployment, Kind, Ports, SERVICE_TOKEN, Setup, end_programs_with_us, is_long};
 use libtest_mimic::{Arguments, Failed, Trial, run};
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn play(kind: Kind) -> Result<Ended> {
     let application = Ports::free()?;
     let deployment = Deployment::start(kind, Setup { application: Some(application), ..Setup::default() })?;
-    let rounds = if std::env::var_os("EDGEKEEP_LONG").is_some() { 200 } else { 20 };
+    let rounds = if is_long() { 200 } else { 20 };
     let options = json!({
         "gateway": format!("http://localhost:{}", deployment.entry().address.port()),
         "origin": application,

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use edgekeep_tests::{Deployment, EDGE_TOKEN, Kind, SERVICE_TOKEN, Setup, end_programs_with_us};
+use edgekeep_tests::{Deployment, EDGE_TOKEN, Kind, SERVICE_TOKEN, Setup, end_programs_with_us, is_long};
 use libtest_mimic::{Arguments, Failed, Trial, run};
 use serde_json::{Value, json};
 
@@ -169,10 +169,6 @@ fn ask(d: &Deployment, document: &Value, options: &[String]) -> Result<Asked> {
     println!("\n{} (seed {seed}): {line}", d.kind.name());
     let answers = serde_json::from_slice(&std::fs::read(&counted).context("read the counted answers")?)?;
     Ok(Asked { found, report, answers })
-}
-
-fn is_long() -> bool {
-    std::env::var_os("EDGEKEEP_LONG").is_some()
 }
 
 fn seed() -> Result<u64> {

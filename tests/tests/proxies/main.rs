@@ -9,12 +9,10 @@ mod refusals;
 mod stand;
 mod witness;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
-use edgekeep_tests::end_programs_with_us;
+use edgekeep_tests::{Stage, end_programs_with_us};
 use libtest_mimic::{Arguments, Failed, Trial, run};
 
 use stand::{Proxy, Stand};
@@ -55,13 +53,13 @@ fn main() -> ExitCode {
     if let Err(error) = end_programs_with_us() {
         eprintln!("a signal would leave programs behind: {error:#}");
     }
-    let stands = Stands::default();
+    let stands: Stage<Proxy, Stand> = Stage::default();
     let mut trials = Vec::new();
     for kind in Proxy::ALL {
         for (name, claim) in SHARED {
             let stands = stands.clone();
             trials.push(Trial::test(format!("{}::{name}", kind.name()), move || {
-                let stand = stands.of(kind)?;
+                let stand = stands.of(kind, || Stand::start(kind))?;
                 claim(&stand).map_err(|error| format!("{error:#}\n{}", stand.last_words()).into())
             }));
         }
@@ -75,33 +73,10 @@ fn main() -> ExitCode {
         failures::a_script_that_fails_lets_nobody_in(Proxy::Haproxy).map_err(|error| failed(&error))
     }));
     let conclusion = run(&arguments, trials);
-    stands.stop();
+    drop(stands.close());
     conclusion.exit_code()
-}
-
-/// Whether this run is the long form.
-pub fn is_long() -> bool {
-    std::env::var_os("EDGEKEEP_LONG").is_some()
 }
 
 fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:#}").into()
-}
-
-type Slot = Arc<OnceLock<Result<Arc<Stand>, String>>>;
-
-/// The shared stands, each started by the first claim that needs it.
-#[derive(Clone, Default)]
-struct Stands(Arc<Mutex<BTreeMap<Proxy, Slot>>>);
-
-impl Stands {
-    fn of(&self, kind: Proxy) -> Result<Arc<Stand>, Failed> {
-        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default().clone();
-        let started = slot.get_or_init(|| Stand::start(kind).map(Arc::new).map_err(|error| format!("{error:#}")));
-        started.clone().map_err(Failed::from)
-    }
-
-    fn stop(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use edgekeep_tests::is_long;
 
-use crate::is_long;
 use crate::stand::{HOST, Stand, fresh_mark};
 use crate::witness::{Arrived, MARK};
 

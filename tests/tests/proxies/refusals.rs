@@ -43,7 +43,7 @@ pub fn without_a_credential_nothing_arrives(s: &Stand) -> Result<()> {
 pub fn an_ended_session_is_refused_at_once(s: &Stand) -> Result<()> {
     let session = s.login("ended")?;
     // Known to the near cache, and its token to the cache of verified ones.
-    for path in ["/x", "/account/x", "/feed/x"] {
+    for path in ["/x", "/account/x", "/feed/x", "/shop/x"] {
         s.get(path).bearer(&session.access).go()?.passed()?;
         s.get(path).cookie(&session.access).go()?.passed()?;
     }
@@ -55,8 +55,11 @@ pub fn an_ended_session_is_refused_at_once(s: &Stand) -> Result<()> {
         s.get(path).bearer(&session.access).go()?.refused(401)?;
         s.get(path).cookie(&session.access).go()?.refused(401)?;
     }
-    // A `token` route is the one that waits for the token's end.
-    s.get("/feed/x").bearer(&session.access).go()?.passed()?;
+    // A `token` and an `optional` route wait for the token's end.
+    for path in ["/feed/x", "/shop/x"] {
+        let arrived = s.get(path).bearer(&session.access).go()?.passed()?;
+        ensure!(arrived.one("x-edgekeep-user")? == "ended", "{path}: {arrived:?}");
+    }
     Ok(())
 }
 

@@ -2,17 +2,17 @@
 //! nothing in them changed but the ports (and, for nginx, where it buffers: Debian's folders are root's).
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use edgekeep_tests::{
-    Answer, Entry, Ports, Program, Request, SERVICE_TOKEN, Session, eventually, gateway_binary, tail,
+    Answer, Entry, Ports, Program, Request, SERVICE_TOKEN, Session, eventually, gateway_binary, local, lock, root, tail,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -374,18 +374,4 @@ fn lasting<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) 
     let (done, result) = mpsc::channel();
     STARTER.send(Box::new(move || drop(done.send(job())))).ok().context("the starting thread is gone")?;
     result.recv().context("the starting thread broke")?
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
-/// The workspace's root.
-fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use edgekeep_tests::{
-    Cluster, Deployment, Entry, Kind, REDIS_PASSWORD, RedisOptions, Request, Session, Setup, eventually,
+    Cluster, Deployment, Entry, Kind, REDIS_PASSWORD, RedisOptions, Request, Session, Setup, eventually, is_long,
 };
 use serde_json::json;
 
 use crate::crowd::{self, SEEN_WITHIN};
-use crate::scenario::{Scenario, is_long};
+use crate::scenario::Scenario;
 
 /// A failover on a busy machine: the nodes' timeout, an election, the news of it.
 const FAILOVER: Duration = Duration::from_secs(30);

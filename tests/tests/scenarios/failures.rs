@@ -5,15 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Kind, Session, Setup, eventually};
+use edgekeep_tests::{Deployment, Kind, Session, Setup, eventually, is_long};
 
-use crate::scenario::{Scenario, is_long};
+use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
-    let quick = Setup { quick_checks: true, ..Setup::default() };
     let mut all =
         crate::shared![a_dead_origin_gives_502, a_slow_origin_gives_504, an_origins_own_errors_pass_as_they_are,];
-    all.push(Scenario::alone("origins_that_die_and_come_back", quick, origins_that_die_and_come_back));
+    let name = "origins_that_die_and_come_back";
+    all.push(Scenario::alone(name, Setup::default(), origins_that_die_and_come_back));
     all.push(
         Scenario::alone("a_dead_authority_gives_503", Setup::default(), a_dead_authority_gives_503)
             .only(Kind::EdgeBesideRegion),

@@ -19,6 +19,7 @@ mod input;
 mod keys;
 mod layout;
 mod life;
+mod metrics;
 mod oauth;
 mod paths;
 mod refresh;
@@ -30,10 +31,10 @@ mod streams;
 
 use std::process::ExitCode;
 
-use edgekeep_tests::{Kind, end_programs_with_us};
+use edgekeep_tests::{Kind, Stage, end_programs_with_us};
 use libtest_mimic::{Arguments, run};
 
-use scenario::{Scenario, Stage};
+use scenario::{Scenario, close};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         cluster::scenarios(),
         access::scenarios(),
         keys::scenarios(),
+        metrics::scenarios(),
     ]
     .into_iter()
     .flatten()
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
     let on = &stage;
     let trials = Kind::ALL.into_iter().flat_map(|kind| all.iter().filter_map(move |s| s.trial(kind, on))).collect();
     let conclusion = run(&arguments, trials);
-    let faults = stage.close();
+    let faults = close(&stage);
     for fault in &faults {
         eprintln!("{fault}");
     }

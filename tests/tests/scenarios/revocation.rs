@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Entry, Kind, Request, Session, Setup, eventually};
+use edgekeep_tests::{Deployment, Entry, Kind, Request, Session, Setup, eventually, is_long};
 use serde_json::json;
 
-use crate::scenario::{Scenario, is_long};
+use crate::scenario::Scenario;
 
 /// A way to end a session: what it is called, and the call, given the user, the session and another one of theirs.
 pub type Revocation = (&'static str, fn(&Deployment, &str, &Session, &Session) -> Request);

@@ -1,10 +1,7 @@
 //! What a scenario is and where it plays: on a deployment that it shares, or on one of its own.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
 use anyhow::Result;
-use edgekeep_tests::{Deployment, Kind, Setup};
+use edgekeep_tests::{Deployment, Kind, Setup, Stage, is_long};
 use libtest_mimic::{Failed, Trial};
 
 /// One story, with the name of its test.
@@ -57,7 +54,7 @@ impl Scenario {
         self
     }
 
-    pub fn trial(&self, kind: Kind, stage: &Stage) -> Option<Trial> {
+    pub fn trial(&self, kind: Kind, stage: &Stage<Kind, Deployment>) -> Option<Trial> {
         if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) || self.except == Some(kind) {
             return None;
         }
@@ -65,7 +62,7 @@ impl Scenario {
         let stage = stage.clone();
         let trial = Trial::test(format!("{}::{}", kind.name(), self.name), move || match play {
             Play::Shared(scenario) => {
-                let deployment = stage.deployment(kind)?;
+                let deployment = stage.of(kind, || Deployment::start(kind, Setup::default()))?;
                 played(&deployment, scenario(&deployment))
             }
             Play::Alone(setup, scenario) => {
@@ -79,11 +76,6 @@ impl Scenario {
     }
 }
 
-/// Whether this run is the long form.
-pub fn is_long() -> bool {
-    std::env::var_os("EDGEKEEP_LONG").is_some()
-}
-
 fn played(deployment: &Deployment, outcome: Result<()>) -> Result<(), Failed> {
     outcome.map_err(|error| format!("{error:#}\n{}", deployment.last_words()).into())
 }
@@ -92,34 +84,16 @@ fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
-type Slot = Arc<OnceLock<Result<Arc<Deployment>, String>>>;
-
-/// The shared deployments, each started by the first scenario that needs it.
-#[derive(Clone, Default)]
-pub struct Stage(Arc<Mutex<BTreeMap<Kind, Slot>>>);
-
-impl Stage {
-    fn deployment(&self, kind: Kind) -> Result<Arc<Deployment>, Failed> {
-        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default().clone();
-        let started = slot.get_or_init(|| {
-            Deployment::start(kind, Setup::default()).map(Arc::new).map_err(|error| format!("{error:#}"))
-        });
-        started.clone().map_err(Failed::from)
-    }
-
-    /// Stops the shared deployments; what their logs should not hold.
-    pub fn close(self) -> Vec<String> {
-        let slots = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut faults = Vec::new();
-        for (kind, slot) in slots {
-            let Some(Ok(deployment)) = slot.get() else { continue };
-            match deployment.faults_in_logs() {
-                Ok(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", kind.name()))),
-                Err(error) => faults.push(format!("{}: the logs cannot be read: {error:#}", kind.name())),
-            }
+/// Stops the shared deployments; what their logs should not hold.
+pub fn close(stage: &Stage<Kind, Deployment>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (kind, deployment) in stage.close() {
+        match deployment.faults_in_logs() {
+            Ok(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", kind.name()))),
+            Err(error) => faults.push(format!("{}: the logs cannot be read: {error:#}", kind.name())),
         }
-        faults
     }
+    faults
 }
 
 /// Lists the functions of a file as scenarios under their own names.

@@ -76,12 +76,64 @@ fn an_unknown_key_is_fetched_once_in_thirty_seconds_before_the_401() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn those_who_come_while_keys_are_fetched_wait_for_them() {
+    let mut world = World::at_edge();
+    let (old, mut entropy) = (world.keys.clone(), Entropy::for_tests(7));
+    let published = old.publish_next(KeyAlgorithm::EdDsa, &mut entropy, world.now).unwrap();
+    let new = published.promote_next(world.now).unwrap();
+    let token = world.mint_with(&new, SessionId([7; 16]), "42", 0);
+    for (jwks, status) in [(None, 401), (Some(new.public_jwks()), 200)] {
+        world.jwks = jwks;
+        world.pass(30);
+        let mut first = world.start(get("/token/x").bearer(&token));
+        let mut second = world.start(get("/token/x").access_cookie(&token));
+        while first.step.as_ref().is_some_and(|step| matches!(step, Step::LoadKeys)) {
+            world.advance(&mut first);
+        }
+        let answer = std::iter::repeat_with(|| world.advance(&mut second)).find_map(|answer| answer).unwrap();
+        assert_eq!((answer.steps[0], answer.status), ("await_keys", status));
+        assert!(answer.cookies_set().is_empty());
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_fetch_of_keys_that_never_ends_is_waited_for_only_so_long_and_begun_again_after_thirty_seconds() {
+    let mut world = World::at_edge();
+    let strangers = KeyRing::generate(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(99), NOW);
+    let token = world.mint_with(&strangers, SessionId([7; 16]), "42", 0);
+    let _given_up = world.start(get("/token/x").bearer(&token));
+    let begun = world.now;
+    let waited = world.run(get("/token/x").bearer(&token));
+    assert_eq!((waited.status, waited.steps), (401, vec!["await_keys", "respond"]));
+    assert_eq!(world.now, begun + world.rules.config.store.timeout + Millis(1000));
+    assert_eq!(world.run(get("/token/x").bearer(&token)).steps, ["respond"]);
+    world.now = begun + Millis::from_secs(30);
+    assert_eq!(world.run(get("/token/x").bearer(&token)).steps, ["load_keys", "respond"]);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn a_native_gateway_asks_nobody_for_keys() {
     let mut world = World::new();
     let login = world.log_in("42");
     let strangers = KeyRing::generate(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(99), NOW);
     let token = world.mint_with(&strangers, login.id, "42", 0);
     assert_eq!(world.run(get("/token/x").bearer(&token)).steps, ["respond"]);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_browser_keeps_its_cookies_when_its_key_is_not_known_yet() {
+    for mut world in [World::at_edge(), World::new()] {
+        let strangers = KeyRing::generate(KeyAlgorithm::EdDsa, &mut Entropy::for_tests(99), NOW);
+        let token = world.mint_with(&strangers, SessionId([7; 16]), "42", 0);
+        // At the edge the first one asks in vain, and for 30 s nobody asks again.
+        for _ in 0..2 {
+            let answer = world.run(get("/token/x").access_cookie(&token));
+            answer.refused(401, "invalid_token");
+            assert!(answer.cookies_set().is_empty(), "the key may have been made a moment ago: {answer:?}");
+        }
+        let forged = world.run(get("/token/x").access_cookie("rubbish"));
+        assert!(forged.clears_cookies(), "what no key could have signed goes");
+    }
 }
 
 #[wasm_bindgen_test(unsupported = test)]

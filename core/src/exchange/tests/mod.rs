@@ -397,6 +397,12 @@ impl World {
                 self.rules = Arc::new(self.rules.with_verifier(verifier, &self.live).unwrap());
                 self.rules.clone()
             })),
+            Step::AwaitKeys { until } => {
+                if self.live.awaits_keys(self.now) {
+                    self.now = until;
+                }
+                Event::Keys(Some(self.rules.clone()))
+            }
             Step::LoadMap { min_epoch, until } => match self.maps.pop_front() {
                 Some(map) => {
                     assert!(map.epoch() >= min_epoch, "the shell waits for {min_epoch}");
@@ -492,6 +498,7 @@ fn step_name(step: &Step) -> &'static str {
         Step::Session { .. } => "session",
         Step::Store(_) => "store",
         Step::LoadKeys => "load_keys",
+        Step::AwaitKeys { .. } => "await_keys",
         Step::Cache(_) => "cache",
         Step::Enqueue(_) => "enqueue",
         Step::Queue { .. } => "queue",

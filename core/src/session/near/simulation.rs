@@ -284,7 +284,7 @@ impl World {
         if found == Found::Nothing {
             return Ok(());
         }
-        if kept.filled.is_none_or(|at| self.now.since(at) >= MAX_AGE) {
+        if kept.filled.is_none_or(|at| self.now.since(at) >= NEAR_MAX_AGE) {
             return Err(format!("session {session} is served 60 s after it was checked"));
         }
         if kept.void {
