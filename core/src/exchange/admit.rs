@@ -97,6 +97,12 @@ impl Exchange {
 
     /// `Authorization` wins over cookies. A scheme other than Bearer is not ours: it counts as no credential.
     fn credential(&self, cx: &Context<'_>) -> Result<Credential, Problem> {
+        let mut lines = 0;
+        cx.head.each_header("authorization", &mut |_| lines += 1);
+        if lines > 1 {
+            // An origin that gets the token might read the other one.
+            return Err(Problem::new(ProblemCode::InvalidToken, "more than one Authorization line"));
+        }
         if let Some(value) = cx.head.header("authorization") {
             return Ok(match bearer(value) {
                 Some(token) => Credential::Token { token: token.to_owned(), from_cookie: false },
@@ -262,9 +268,10 @@ pub(super) fn conflicting_cookies() -> Problem {
     problem
 }
 
-/// The token of `Authorization: Bearer …`; the scheme compares without regard to case (RFC 9110 §11.1).
+/// The token of `Authorization: Bearer …`; the scheme compares without regard to case (RFC 9110 §11.1). What is no text
+/// is a token too, and a bad one: an origin may read it in another way.
 pub(super) fn bearer(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end);
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| std::str::from_utf8(token).unwrap_or_default().trim())
 }

@@ -31,7 +31,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::cache::{CacheAnswer, Enqueued};
-use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, resolve_client};
+use crate::http::{AnswerHead, Client, Cookies, Head, Problem, ProblemCode, is_host, resolve_client};
 use crate::metrics::{AuthResult, Finished as Counted};
 use crate::route::{CanonicalPath, own_path};
 use crate::session::{StoreOutcome, Tombstone};
@@ -189,6 +189,9 @@ impl Exchange {
     fn first(&mut self, cx: &mut Context<'_>) -> Decided {
         let rules = self.rules.clone();
         let head = cx.head;
+        if !is_host(&self.client.host) {
+            return Err(Problem::new(ProblemCode::BadRequest, "Host is neither a name nor an address"));
+        }
         if matches!(head.method(), "CONNECT" | "TRACE") {
             let mut problem = Problem::new(ProblemCode::MethodNotAllowed, "CONNECT and TRACE are not proxied");
             let own = own_path(head.path(), rules.config.server.api_prefix.as_str());

@@ -3,6 +3,9 @@
 //! An edge beside a region answers what it can decide itself and passes the rest on to its authority, where the
 //! client's own credential alone authorises it. The calls that the edge credential opens are never passed on.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::admit::bearer;
@@ -280,11 +283,47 @@ pub(super) fn json_object(bytes: &[u8], allowed: &[&str]) -> Result<Map<String, 
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|e| bad(format!("the body is not JSON: line {}, column {}", e.line(), e.column())))?;
     let Value::Object(object) = value else { return Err(bad("the body must be a JSON object".to_owned())) };
+    // What is written twice may be read as either by who looked at it before.
+    if let Ok(Members(mut names)) = serde_json::from_slice(bytes)
+        && names.len() > object.len()
+    {
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map_or("", |pair| pair[0].as_str());
+        return Err(bad(format!("field {:?} stands twice", shown(twice))));
+    }
     if let Some(unknown) = object.keys().find(|name| !allowed.contains(&name.as_str())) {
-        let shown: String = unknown.chars().filter(|c| !c.is_control()).take(40).collect();
-        return Err(bad(format!("unknown field {shown:?}; allowed: {}", allowed.join(", "))));
+        return Err(bad(format!("unknown field {:?}; allowed: {}", shown(unknown), allowed.join(", "))));
     }
     Ok(object)
+}
+
+/// The names of an object's members, as often as they stand there.
+struct Members(Vec<String>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Members;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = map.next_key()? {
+                    names.push(name);
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(Members(names))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+/// A name from outside, as a message may show it.
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
 pub(super) fn text_field(object: &Map<String, Value>, name: &str) -> Result<Option<String>, Problem> {

@@ -170,9 +170,16 @@ impl Exchange {
     }
 
     pub(super) fn refresh(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Decided {
-        let (token, from_cookie) = if bytes.trim_ascii().is_empty() {
+        let from_cookie = bytes.trim_ascii().is_empty();
+        // The answer sets cookies. A page of another site may send a token of its own, and would log this browser in as
+        // somebody else; servers and apps, which relay what they got, send neither header.
+        let from_browser = ["sec-fetch-site", "origin"].iter().any(|name| cx.head.header(name).is_some());
+        if !from_cookie && from_browser && self.rules.config.session.cookies {
+            self.check_cross_site(cx)?;
+        }
+        let token = if from_cookie {
             match &self.cookies.refresh {
-                Cookie::Value(token) => (token.clone(), true),
+                Cookie::Value(token) => token.clone(),
                 Cookie::Conflict => {
                     self.attempt = Some(false);
                     return Err(conflicting_cookies());
@@ -186,15 +193,11 @@ impl Exchange {
             }
         } else {
             let object = json_object(bytes, &["refresh_token"])?;
-            let token = text_field(&object, "refresh_token")?
-                .ok_or_else(|| Problem::new(ProblemCode::BadRequest, "refresh_token is required"))?;
-            (token, false)
+            text_field(&object, "refresh_token")?
+                .ok_or_else(|| Problem::new(ProblemCode::BadRequest, "refresh_token is required"))?
         };
         self.attempt = Some(false);
-        // The answer sets cookies. A form of another site may carry a token of its own, and would log this browser in as
-        // somebody else; servers and apps, which relay what they got, send neither header.
-        let from_browser = ["sec-fetch-site", "origin"].iter().any(|name| cx.head.header(name).is_some());
-        if from_cookie || self.rules.config.session.cookies && from_browser {
+        if from_cookie {
             self.check_cross_site(cx)?;
         }
         self.start_refresh(&token, from_cookie, None, cx)

@@ -55,6 +55,12 @@ pub fn resolve_client(head: &dyn Head, trusted: &[Network], proven: bool) -> Cli
     Client { ip, scheme, host, trusted: true }
 }
 
+/// Whether this is a name or an address, perhaps with a port, in the characters that those have. Anything else may be
+/// read as another host by who comes next, so that a rule for that one would be passed by. Empty: nothing is said.
+pub fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']'))
+}
+
 /// The element that the nearest proxy wrote, in the last line when it added one; those before it may be the client's.
 fn last_of(head: &dyn Head, name: &str) -> Option<String> {
     let mut last = None;

@@ -24,6 +24,15 @@ pub fn check_csrf(head: &dyn Head, rules: &Csrf<'_>) -> bool {
     if !upgrade && matches!(rules.method, Some("GET" | "HEAD" | "OPTIONS")) {
         return true;
     }
+    // Of two lines one may not be the browser's.
+    let stands_twice = |name| {
+        let mut lines = 0;
+        head.each_header(name, &mut |_| lines += 1);
+        lines > 1
+    };
+    if stands_twice("sec-fetch-site") || stands_twice("origin") {
+        return false;
+    }
     if let Some(site) = head.header("sec-fetch-site")
         && (site == b"same-origin" || site == b"none")
     {

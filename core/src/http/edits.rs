@@ -96,6 +96,9 @@ fn name_tokens(line: &[u8], into: &mut Vec<String>) {
 /// Whether an origin's `Set-Cookie` line would set one of Edgekeep's cookies. Names compare without regard to case, as
 /// browsers guard the `__Host-` prefix.
 pub fn drops_set_cookie(line: &[u8], sticky: &str) -> bool {
+    // A cookie without a name comes back as what its value says.
+    let named = line.iter().position(|byte| *byte != b'=' && !byte.is_ascii_whitespace()).unwrap_or(0);
+    let line = line.get(named..).unwrap_or_default();
     let name = line.split(|b| *b == b'=' || *b == b';').next().unwrap_or_default().trim_ascii();
     [super::cookie::ACCESS_COOKIE, super::cookie::REFRESH_COOKIE, sticky]
         .iter()
@@ -141,7 +144,13 @@ mod tests {
 
     #[wasm_bindgen_test(unsupported = test)]
     fn an_origin_cannot_set_our_cookies() {
-        for line in ["__Host-edgekeep-at=x; Path=/", "__host-EDGEKEEP-rt=x", " DAB_ROUTE =x"] {
+        for line in [
+            "__Host-edgekeep-at=x; Path=/",
+            "__host-EDGEKEEP-rt=x",
+            " DAB_ROUTE =x",
+            "=__Host-edgekeep-at=x",
+            " = __Host-edgekeep-rt=x",
+        ] {
             assert!(drops_set_cookie(line.as_bytes(), "DAB_ROUTE"), "{line}");
         }
         assert!(!drops_set_cookie(b"theirs=__Host-edgekeep-at", "DAB_ROUTE"));

@@ -9,7 +9,7 @@ mod head;
 mod problem;
 mod trace;
 
-pub use client::{Client, forwarded_headers, resolve_client};
+pub use client::{Client, forwarded_headers, is_host, resolve_client};
 pub use cookie::{ACCESS_COOKIE, Cookie, Cookies, REFRESH_COOKIE, read_cookies, without_cookies};
 pub use csrf::{Csrf, check_csrf};
 pub use edits::{

@@ -1,8 +1,8 @@
 //! Keys and secrets on disk: readable by their owner only, made once, and replaced as a whole or not at all.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -16,6 +16,8 @@ use crate::gateway::{clock, seed};
 
 /// For the owner to read and write.
 const PRIVATE: u32 = 0o600;
+/// For the owner alone: a folder that is made for private files.
+const PRIVATE_FOLDER: u32 = 0o700;
 
 /// The key ring of `path`; a new one is made when there is no file. True: it was made now.
 pub fn keys(path: &Path, algorithm: Algorithm) -> Result<(KeyRing, bool), Failure> {
@@ -86,7 +88,7 @@ pub fn read_private(path: &Path, key: &str) -> Result<Option<String>, Failure> {
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: std::io::Error| format!("cannot write {}: {e}", path.display());
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(folder).map_err(failed)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path).map_err(failed)?;
     // The mode above is cut by the umask only downwards; say it again for a file system that ignored it.
@@ -182,6 +184,7 @@ mod tests {
         let (made, fresh) = keys(&path, Algorithm::EdDSA).unwrap();
         assert!(fresh);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         let (read, fresh) = keys(&path, Algorithm::EdDSA).unwrap();
         assert!(!fresh);
         assert_eq!(made.to_json(), read.to_json());

@@ -99,6 +99,13 @@ impl Settings {
         let service = files::configured(&config.session.service_token, "session.service_token", &self.base)?;
         let edge = files::configured(&config.edge.credential, "edge.credential", &self.base)?;
         let origin = files::configured(&config.balance.origin_key, "balance.origin_key", &self.base)?;
+        for (key, values) in [("session.service_token", &service), ("edge.credential", &edge)] {
+            // A third one is more likely a secret with a comma in it, whose pieces would each open everything.
+            let count = values.iter().flat_map(|values| values.split(',')).filter(|one| !one.trim().is_empty()).count();
+            if count > 2 {
+                return Err(format!("{key}: found {count} values, allowed: one or two, separated by a comma").into());
+            }
+        }
         Ok(Secrets::new(service.as_deref(), edge.as_deref(), origin.as_deref()))
     }
 

@@ -275,7 +275,7 @@ impl Drive<'_> {
                 if self.upload.is_too_large() {
                     return self.event(|exchange, cx| exchange.body_too_large(cx));
                 }
-                if self.stalled.get() {
+                if self.stalled.get() || self.upload.is_broken() {
                     return self.event(Exchange::body_gone);
                 }
                 self.event(|exchange, cx| exchange.failed(failed, cx))

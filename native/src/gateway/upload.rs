@@ -24,6 +24,8 @@ struct State {
     read: u64,
     limit: u64,
     too_large: bool,
+    /// The client's body broke off, or was none.
+    broken: bool,
     /// Which attempt may read: the newest. An older one that is still being polled must not take what is the newer's.
     generation: u32,
     /// When the last piece came, or the body ended.
@@ -70,6 +72,7 @@ impl Upload {
             read: 0,
             limit,
             too_large: false,
+            broken: false,
             generation: 0,
             moved_at: Instant::now(),
             owed: false,
@@ -106,6 +109,10 @@ impl Upload {
         self.0.borrow().too_large
     }
 
+    pub fn is_broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
     /// Reads the whole body, at most `limit` bytes of it; `None` beyond.
     pub async fn collect(&self, limit: u64) -> Result<Option<Vec<u8>>, UploadError> {
         let mut bytes = Vec::new();
@@ -140,8 +147,20 @@ impl Body for Attempt {
         if state.generation != this.generation {
             return Poll::Ready(Some(Err(UploadError::NotReplayable)));
         }
-        let State { incoming, kept, kept_bytes, keep_at_most, read, limit, too_large, moved_at, ended, owed, .. } =
-            &mut *state;
+        let State {
+            incoming,
+            kept,
+            kept_bytes,
+            keep_at_most,
+            read,
+            limit,
+            too_large,
+            broken,
+            moved_at,
+            ended,
+            owed,
+            ..
+        } = &mut *state;
         match kept {
             Some(pieces) => {
                 if let Some(piece) = pieces.get(this.sent) {
@@ -161,7 +180,10 @@ impl Body for Attempt {
                 (*ended, *moved_at) = (true, Instant::now());
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(UploadError::Client(error)))),
+            Poll::Ready(Some(Err(error))) => {
+                *broken = true;
+                return Poll::Ready(Some(Err(UploadError::Client(error))));
+            }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         (*owed, *moved_at, *ended) = (false, Instant::now(), incoming.is_end_stream());

@@ -2,6 +2,8 @@
 //! one transaction, one fsync makes it durable, and only then is anyone answered. Reads have a thread of their own, so
 //! that a validation never waits for somebody's fsync.
 
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -91,7 +93,15 @@ enum Read {
 impl Embedded {
     pub fn open(path: &Path, near: Arc<NearCache>) -> Result<Embedded, OpenError> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| OpenError::Folder(folder.display().to_string(), e))?;
+            let make = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            make.map_err(|e| OpenError::Folder(folder.display().to_string(), e))?;
+        }
+        // It tells who is logged in where. One that is there keeps its mode.
+        let make = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        if let Err(error) = make
+            && error.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(OpenError::Folder(path.display().to_string(), error));
         }
         let database = Arc::new(Database::create(path).map_err(|e| OpenError::Open(path.display().to_string(), e))?);
         make_tables(&database)?;
@@ -554,6 +564,8 @@ struct Member {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use edgekeep_core::session::{Found, NearCache, Rotate};
     use edgekeep_core::shard::{HashKind, ShardKey};
     use edgekeep_core::{Entropy, Millis, UserIdKind};
@@ -629,6 +641,14 @@ mod tests {
         let refusing = Box::new(NewSession { evict_oldest: false, ..*new(5, 5) });
         assert_eq!(store.perform(StoreOp::Create(refusing)).await, StoreOutcome::Full);
         assert_eq!(ids(&store).await, [2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_read_a_new_store() {
+        let opened = open();
+        for (path, mode) in [(opened.path.as_path(), 0o600), (opened.path.parent().unwrap(), 0o700)] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+        }
     }
 
     #[tokio::test]

@@ -181,9 +181,18 @@ const stories = {
     }
     await page.goto(`${gateway}/app/open/home`);
     assert.ok(await isLoggedIn(page, "victim"));
-    // The very same body is taken from who is no browser: the token was not spent.
-    const body = `{"refresh_token":"=","refresh_token":"${token}"}\r\n`;
-    const relayed = await fetch(`${gateway}/v1/sessions/refresh`, { method: "POST", body, headers: {} });
+    // Nor can a script, whose body is as it should be.
+    const body = JSON.stringify({ refresh_token: token });
+    for (const from of [application.otherSite, application.otherOrigin]) {
+      await page.goto(from);
+      const blind = { credentials: "include", method: "POST", mode: "no-cors", body };
+      const answer = await answerTo(page, "/v1/sessions/refresh", () => ask(page, `${gateway}/v1/sessions/refresh`, blind));
+      assert.equal(answer.status(), 403, from);
+    }
+    await page.goto(`${gateway}/app/open/home`);
+    assert.ok(await isLoggedIn(page, "victim"));
+    // The very same call is answered to who is no browser: the token was not spent.
+    const relayed = await fetch(`${gateway}/v1/sessions/refresh`, { method: "POST", body });
     assert.equal(relayed.status, 200, await relayed.text());
   },
 

@@ -201,3 +201,37 @@ fn a_generation_is_confirmed_once_after_its_first_answer() {
     let refused = world.run(get("/feed").bearer(&world.mint(login.id, "43", 2)));
     assert_eq!(refused.confirmed, None, "nor for who was not admitted");
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_credential_that_is_read_in_two_ways_lets_nobody_in_not_even_as_a_guest() {
+    let mut world = World::new();
+    let login = world.log_in("42");
+    for path in ["/feed", "/maybe/x"] {
+        let two = get(path).bearer(&login.access).header("authorization", "Bearer forged");
+        world.run(two).refused(401, "invalid_token");
+        let bytes = [b"Bearer ", login.access.as_bytes(), b"\xe9"].concat();
+        world.run(get(path).header_bytes("authorization", &bytes)).refused(401, "invalid_token");
+        world.run(get(path).header("authorization", "bearer")).refused(401, "invalid_token");
+    }
+    let tab = format!("Bearer\t{}", login.access);
+    assert_eq!(world.run(get("/feed").header("authorization", &tab)).status, 200);
+    let seen = world.run(get("/open/x").header("authorization", &tab));
+    assert_eq!(seen.seen().header("authorization"), None, "our own token, whatever stands before it");
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_host_that_others_may_read_as_another_one_is_refused() {
+    let routes = json!([
+        { "path": "/adm/{rest..}", "host": "app.example", "auth": "strict" }, { "path": "/{rest..}", "auth": "none" },
+    ]);
+    let mut world = World::with(json!({ "routes": routes }));
+    world.run(get("/adm/x").host("app.example")).refused(401, "missing_credential");
+    for host in
+        ["u@app.example", "app.example/", "app.example?x", "app.exampl%65", "app.example#", "app.example\\x", "a b"]
+    {
+        world.run(get("/adm/x").host(host)).refused(400, "bad_request");
+    }
+    for host in ["other.example", "a_b.example:8080", "[::1]:80", "192.0.2.1"] {
+        assert_eq!(world.run(get("/adm/x").host(host)).status, 200, "{host}");
+    }
+}

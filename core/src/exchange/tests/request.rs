@@ -63,6 +63,11 @@ impl Request {
         self
     }
 
+    pub fn host(mut self, host: &str) -> Request {
+        host.clone_into(&mut self.host);
+        self
+    }
+
     pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Request {
         self.bytes.push((name.to_owned(), value.to_owned()));
         self

@@ -334,3 +334,14 @@ fn shared_keys_are_published_nowhere() {
     let answer = world.run(get("/.well-known/jwks.json"));
     assert_eq!((answer.status, answer.json()), (200, json!({"keys": []})));
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_field_that_stands_twice_is_refused() {
+    let mut world = World::new();
+    let twice = r#"{"user_id": 7, "device_info": {"user_id": 1}, "user_id": 8}"#;
+    let answer = world.run(post("/v1/sessions").bearer(SERVICE).body(twice.as_bytes()));
+    answer.refused(400, "bad_request");
+    assert!(answer.text().contains("user_id") && answer.store_ops.is_empty(), "{}", answer.text());
+    let refresh = world.run(post("/v1/sessions/refresh").body(br#"{"refresh_token": "a", "refresh_token": "b"}"#));
+    refresh.refused(400, "bad_request");
+}

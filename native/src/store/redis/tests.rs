@@ -292,6 +292,20 @@ async fn the_script_rotates_exactly_as_core_does_whatever_the_state() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_comes_late_begins_its_grace_when_it_comes() {
+    let mut opened = open();
+    let id = opened.create().await;
+    // Sent a minute ago, to a server that was frozen since.
+    let sent = Timestamp(now().0 - 60_000);
+    opened.store.perform(StoreOp::Rotate(rotate(id, 0, sent))).await;
+    let at = opened.state(id).await.superseded[0];
+    assert!(now().since(at) < Millis(5_000), "{at:?}: whoever asks again would be taken for a thief");
+    let soon = now();
+    opened.store.perform(StoreOp::Rotate(rotate(id, 1, soon))).await;
+    assert_eq!(opened.state(id).await.superseded[0], soon);
+}
+
+#[tokio::test]
 async fn a_decided_write_is_made_only_where_the_state_is_still_the_same_and_the_session_lives() {
     let mut opened = open();
     let id = opened.create().await;
