@@ -17,6 +17,8 @@ use edgekeep_core::{Entropy, Millis, SessionId, Timestamp, UserId};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+// As the gateway has it. wasm builds examples too, and has none.
+#[cfg(not(target_arch = "wasm32"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
