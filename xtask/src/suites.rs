@@ -17,10 +17,6 @@ use crate::{bench, edge};
 
 const PROFILE: [&str; 2] = ["--profile", "ci"];
 
-/// Core's tests that cannot run under wasm, by a part of their name, each with the reason.
-const NATIVE_ONLY: [(&str, &str); 1] =
-    [("token::verify::tests::what_a_validation_costs", "a measurement by hand, which reads the clock")];
-
 /// In the names of core's seeded simulations, and of no other test.
 const SIMULATIONS: &str = "::simulation::";
 
@@ -168,11 +164,7 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
     let native = capture(&mut list).context("list core's native tests")?;
     let native: BTreeSet<&str> = native.lines().filter_map(|line| line.strip_suffix(": test")).collect();
 
-    let missing: Vec<&&str> = native
-        .iter()
-        .filter(|name| !outcome.names.contains(**name))
-        .filter(|name| !NATIVE_ONLY.iter().any(|(part, _)| name.contains(part)))
-        .collect();
+    let missing: Vec<&&str> = native.iter().filter(|name| !outcome.names.contains(**name)).collect();
     if !missing.is_empty() {
         println!("These run natively and not under wasm (write them `#[wasm_bindgen_test(unsupported = test)]`):");
         for name in &missing {
@@ -181,9 +173,6 @@ fn core_under_wasm(long: bool) -> Result<Outcome> {
         outcome.failed += 1;
     }
     outcome.note = format!("{} natively, {} under wasm", native.len(), outcome.names.len());
-    for (part, reason) in NATIVE_ONLY {
-        println!("native only: {part}: {reason}");
-    }
     Ok(outcome)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::rules::KeysTurn;
 use super::{Awaiting, Context, Decided, Exchange, Freshness, Identity, Purpose, SessionAnswer, Site, Step};
 use crate::config::{Algorithm, AuthMode, OnStoreDown};
-use crate::http::{Cookie, Csrf, Problem, ProblemCode, check_csrf};
+use crate::http::{Cookie, Csrf, Problem, ProblemCode, check_csrf, lines_of};
 use crate::session::{Found, NearEntry, Ticket};
 use crate::token::{AccessClaims, TokenError};
 
@@ -97,13 +97,11 @@ impl Exchange {
 
     /// `Authorization` wins over cookies. A scheme other than Bearer is not ours: it counts as no credential.
     fn credential(&self, cx: &Context<'_>) -> Result<Credential, Problem> {
-        let mut lines = 0;
-        cx.head.each_header("authorization", &mut |_| lines += 1);
-        if lines > 1 {
-            // An origin that gets the token might read the other one.
-            return Err(Problem::new(ProblemCode::InvalidToken, "more than one Authorization line"));
-        }
         if let Some(value) = cx.head.header("authorization") {
+            if lines_of(cx.head, "authorization") > 1 {
+                // An origin that gets the token might read the other one.
+                return Err(Problem::new(ProblemCode::InvalidToken, "more than one Authorization line"));
+            }
             return Ok(match bearer(value) {
                 Some(token) => Credential::Token { token: token.to_owned(), from_cookie: false },
                 None => Credential::None,

@@ -7,7 +7,7 @@
 use super::own::ANY_METHOD;
 use super::{Context, Decided, Exchange, Purpose, Reply, Step};
 use crate::config::AuthMode;
-use crate::http::{Head, HeaderEdits, Problem, ProblemCode};
+use crate::http::{Head, HeaderEdits, Problem, ProblemCode, lines_of};
 use crate::route::CanonicalPath;
 
 /// Everything that an origin believes of Edgekeep.
@@ -130,8 +130,7 @@ fn original_in_headers(head: &dyn Head) -> Result<(Option<&str>, Option<&str>), 
 /// What a proxy says under one name. A second line is the client's, and bytes that are no text are a path that nobody
 /// can judge: either must not pass for a header that is not there, whose route would be a milder one.
 fn said<'h>(head: &'h dyn Head, name: &str) -> Result<Option<&'h str>, Problem> {
-    let mut lines = 0;
-    head.each_header(name, &mut |_| lines += 1);
+    let lines = lines_of(head, name);
     if lines > 1 {
         let detail = format!("{name} is there {lines} times: the proxy must replace the client's");
         return Err(Problem::new(ProblemCode::Forbidden, detail));

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::admit::bearer;
@@ -280,16 +280,16 @@ fn user_in_path(id: &str) -> Result<UserId, Problem> {
 /// A JSON object with only these members; the problem names the field.
 pub(super) fn json_object(bytes: &[u8], allowed: &[&str]) -> Result<Map<String, Value>, Problem> {
     let bad = |detail: String| Problem::new(ProblemCode::BadRequest, detail);
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|e| bad(format!("the body is not JSON: line {}, column {}", e.line(), e.column())))?;
-    let Value::Object(object) = value else { return Err(bad("the body must be a JSON object".to_owned())) };
-    // What is written twice may be read as either by who looked at it before.
-    if let Ok(Members(mut names)) = serde_json::from_slice(bytes)
-        && names.len() > object.len()
-    {
-        names.sort_unstable();
-        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map_or("", |pair| pair[0].as_str());
-        return Err(bad(format!("field {:?} stands twice", shown(twice))));
+    let Members { object, twice } = serde_json::from_slice(bytes).map_err(|e| {
+        bad(if e.is_data() {
+            "the body must be a JSON object".to_owned()
+        } else {
+            format!("the body is not JSON: line {}, column {}", e.line(), e.column())
+        })
+    })?;
+    // Who looked at it before may have read either.
+    if let Some(twice) = twice {
+        return Err(bad(format!("field {:?} stands twice", shown(&twice))));
     }
     if let Some(unknown) = object.keys().find(|name| !allowed.contains(&name.as_str())) {
         return Err(bad(format!("unknown field {:?}; allowed: {}", shown(unknown), allowed.join(", "))));
@@ -297,27 +297,32 @@ pub(super) fn json_object(bytes: &[u8], allowed: &[&str]) -> Result<Map<String, 
     Ok(object)
 }
 
-/// The names of an object's members, as often as they stand there.
-struct Members(Vec<String>);
+/// An object, and a name that stands in it twice.
+struct Members {
+    object: Map<String, Value>,
+    twice: Option<String>,
+}
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut names = Vec::new();
-                while let Some(name) = map.next_key()? {
-                    names.push(name);
-                    map.next_value::<IgnoredAny>()?;
+                let mut members = Members { object: Map::new(), twice: None };
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if members.object.contains_key(&name) {
+                        members.twice = Some(name.clone());
+                    }
+                    members.object.insert(name, value);
                 }
-                Ok(Members(names))
+                Ok(members)
             }
         }
-        deserializer.deserialize_map(Names)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cross-site requests, when a cookie authenticated: Fetch metadata first, `Origin` where a browser sends none of it
 //! (OWASP's cheat sheet). A bearer token cannot be sent by another site, so those requests are not asked.
 
-use super::head::{Head, header_text};
+use super::head::{Head, header_text, lines_of};
 use crate::config::WebOrigin;
 
 /// What a cookie-authenticated request has to show.
@@ -25,12 +25,7 @@ pub fn check_csrf(head: &dyn Head, rules: &Csrf<'_>) -> bool {
         return true;
     }
     // Of two lines one may not be the browser's.
-    let stands_twice = |name| {
-        let mut lines = 0;
-        head.each_header(name, &mut |_| lines += 1);
-        lines > 1
-    };
-    if stands_twice("sec-fetch-site") || stands_twice("origin") {
+    if ["sec-fetch-site", "origin"].iter().any(|name| lines_of(head, name) > 1) {
         return false;
     }
     if let Some(site) = head.header("sec-fetch-site")

@@ -33,6 +33,13 @@ pub trait AnswerHead {
     fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8]));
 }
 
+/// How many lines of a header there are.
+pub fn lines_of(head: &dyn Head, name: &str) -> usize {
+    let mut lines = 0;
+    head.each_header(name, &mut |_| lines += 1);
+    lines
+}
+
 /// A header as text, when it is text.
 pub fn header_text<'a>(head: &'a dyn Head, name: &str) -> Option<&'a str> {
     head.header(name).and_then(|value| std::str::from_utf8(value).ok())

@@ -15,6 +15,6 @@ pub use csrf::{Csrf, check_csrf};
 pub use edits::{
     HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, strip_request, strip_response,
 };
-pub use head::{AnswerHead, Head, Peer, header_text};
+pub use head::{AnswerHead, Head, Peer, header_text, lines_of};
 pub use problem::{Problem, ProblemCode};
 pub use trace::{request_id, traceparent};

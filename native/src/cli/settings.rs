@@ -205,6 +205,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_third_credential_is_refused_by_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let text = "[session]\nservice_token_file = \"tokens\"\n\
+                    [[pools]]\nshard = \"shard_0\"\norigins = [{ id = \"a\", url = \"http://127.0.0.1:9001\" }]";
+        let settings = Settings { config: Config::from_toml(text).unwrap(), base: folder.path().to_owned() };
+        let with = |values: &[u8]| {
+            let _ = std::fs::remove_file(&path);
+            files::write_private(&path, values).unwrap();
+            settings.secrets().map(|_| ()).map_err(|refused| refused.to_string())
+        };
+        assert_eq!(with(b"one, two,"), Ok(()));
+        assert_eq!(
+            with(b"one,two,three"),
+            Err("session.service_token: found 3 values, allowed: one or two, separated by a comma".to_owned())
+        );
+    }
+
+    #[test]
     fn gateways_that_share_a_store_are_given_their_keys_and_never_make_them() {
         let folder = tempfile::tempdir().unwrap();
         let text = "[store]\nkind = \"redis\"\nnodes = [\"redis://127.0.0.1:7000\"]\n\

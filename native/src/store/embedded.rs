@@ -569,6 +569,7 @@ mod tests {
     use edgekeep_core::session::{Found, NearCache, Rotate};
     use edgekeep_core::shard::{HashKind, ShardKey};
     use edgekeep_core::{Entropy, Millis, UserIdKind};
+    use redb::ReadableTableMetadata;
 
     use super::*;
 
@@ -641,6 +642,23 @@ mod tests {
         let refusing = Box::new(NewSession { evict_oldest: false, ..*new(5, 5) });
         assert_eq!(store.perform(StoreOp::Create(refusing)).await, StoreOutcome::Full);
         assert_eq!(ids(&store).await, [2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_cannot_be_read_any_more_is_swept_like_any_other() {
+        let Opened { store, near, .. } = open();
+        let write = store.database.begin_write().unwrap();
+        {
+            let mut tables = Tables::open(&write).unwrap();
+            tables.states.insert(&[9; 16], [0xff; 3].as_slice()).unwrap();
+            tables.expiry.insert((5, &[9; 16]), 1).unwrap();
+        }
+        write.commit().unwrap();
+        let writer = Writer { database: store.database.clone(), near };
+        writer.sweep(Timestamp(10)).unwrap();
+        let write = store.database.begin_write().unwrap();
+        let tables = Tables::open(&write).unwrap();
+        assert!(tables.states.is_empty().unwrap() && tables.expiry.is_empty().unwrap());
     }
 
     #[tokio::test]

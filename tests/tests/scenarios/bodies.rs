@@ -1,5 +1,7 @@
 //! Bodies stream through in both directions, whatever their length, and are never held in memory.
 
+use std::io::{Read, Write};
+
 use anyhow::{Context, Result, ensure};
 use edgekeep_tests::{Deployment, Framing, Kind, PINNED_TO_ONE_ORIGIN, pattern_checksum};
 use serde_json::json;
@@ -25,7 +27,27 @@ pub fn scenarios() -> Vec<Scenario> {
         edgekeep_tests::Setup::default(),
         bodies_of_100_mib_stream_both_ways_with_flat_memory,
     ));
+    // At the edge the platform reads the body.
+    all.push(
+        Scenario::shared("a_body_that_is_none_is_the_clients_fault", a_body_that_is_none_is_the_clients_fault)
+            .natively(),
+    );
     all
+}
+
+fn a_body_that_is_none_is_the_clients_fault(d: &Deployment) -> Result<()> {
+    let session = d.login("broken-body")?;
+    let post = || d.post("/echo/x").bearer(&session.access).header("transfer-encoding", "chunked");
+    for _ in 0..10 {
+        let mut socket = post().begin()?;
+        socket.write_all(b"3\r\nabc\r\nzz\r\n")?;
+        let mut answer = String::new();
+        // The connection is closed behind the answer, at times so hard that the rest cannot be read.
+        let _ = socket.read_to_string(&mut answer);
+        ensure!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    d.get("/echo/x").bearer(&session.access).send()?.expect(200)?;
+    Ok(())
 }
 
 fn a_get_with_a_body_is_a_get(d: &Deployment) -> Result<()> {

@@ -38,10 +38,12 @@ if what ~= 'others' then
   end
   redis.call('SET', KEYS[1], string.format('%.0f', epoch), 'PXAT', string.format('%.0f', keep_until))
 end
--- Where nothing is left to write this is a repetition: a WAIT after it has to say something about the first time too.
-local index_ttl = redis.call('PTTL', KEYS[2])
-if index_ttl > 0 then
-  redis.call('PEXPIRE', KEYS[2], index_ttl)
+if what == 'others' and #ending == 0 then
+  -- It may be a repetition: a WAIT after it has to say something about the first time too.
+  local index_ttl = redis.call('PTTL', KEYS[2])
+  if index_ttl > 0 then
+    redis.call('PEXPIRE', KEYS[2], index_ttl)
+  end
 end
 for _, member in ipairs(ending) do
   if member[2] then
