@@ -3,15 +3,18 @@
 //! The load of an origin is (in_flight + 1) · penalty / weight, compared as cross products. When every candidate is
 //! idle, these loads would send everything to the heaviest, so then, as for ties, smooth weighted round-robin decides
 //! and shares are exactly the weights. Above 64 origins two candidates are drawn and the less loaded of them wins,
-//! which costs less and keeps gateways from all running to one origin.
+//! which keeps gateways from all running to one origin, and costs the same however many there are.
 
 use super::origin::{Admin, NO_PENALTY, Origin, OriginId, Standing};
-use super::round_robin::RoundRobin;
+use super::turns::{Census, Turns};
 use crate::entropy::Entropy;
 use crate::units::{Millis, Ratio, Timestamp};
 
 /// Up to this many origins all are compared.
-const FULL_SCAN: usize = 64;
+pub(super) const FULL_SCAN: usize = 64;
+/// How often one of a long list is drawn before all are looked at: where half are candidates, as they are outside of a
+/// panic, a choice in a hundred million comes to that.
+const DRAWS: usize = 32;
 
 /// A degraded origin keeps this share of its weight, in thousandths.
 const DEGRADED_SHARE: u64 = 250;
@@ -58,22 +61,23 @@ pub enum Choice {
 
 /// Chooses among `origins`: a pool's, or the clones of several pools' for `shard = "any"`.
 ///
-/// `round_robin` belongs to this list on this core. `excluded` are the origins that this request tried already; such a
+/// `turns` belongs to this list on this core. `excluded` are the origins that this request tried already; such a
 /// retry leaves the round as it is. The caller takes the lease and, when another core was faster, chooses again.
 pub fn choose(
     origins: &[Origin],
-    round_robin: &mut RoundRobin,
+    turns: &mut Turns,
     entropy: &mut Entropy,
     now: Timestamp,
     rules: &BalanceRules,
     excluded: &[OriginId],
 ) -> Choice {
-    round_robin.fit(origins.len());
-    let panic = panics(origins, now, rules);
+    turns.fit(origins);
+    let census = turns.census(origins, now);
+    let panic = census.panics(rules.panic_threshold);
     if panic {
         match rules.on_no_healthy {
             OnNoHealthy::FailOpen => {}
-            OnNoHealthy::FailClosed if only_refuse(origins, now) => {}
+            OnNoHealthy::FailClosed if census.only_refuse() => {}
             OnNoHealthy::FailClosed => return Choice::None,
             OnNoHealthy::Fallback => return Choice::Fallback,
         }
@@ -85,12 +89,13 @@ pub fn choose(
         Standing::Drain | Standing::Maintenance | Standing::Refused => false,
     };
     let field = Field { origins, now, rules, excluded };
-    match field.pick(round_robin, entropy, usable) {
+    match field.pick(turns, entropy, usable) {
         Pick::One(index) => Choice::Origin { index, panic },
         Pick::Full => Choice::Full,
-        Pick::None if only_refuse(origins, now) => {
+        // A long list's census may be a moment old.
+        Pick::None if Census::of(origins, now).only_refuse() => {
             let refusing = |origin: &Origin| origin.state.admin() == Admin::Ready;
-            match field.pick(round_robin, entropy, refusing) {
+            match field.pick(turns, entropy, refusing) {
                 Pick::One(index) => Choice::Origin { index, panic: true },
                 Pick::Full => Choice::Full,
                 Pick::None => Choice::None,
@@ -98,22 +103,6 @@ pub fn choose(
         }
         Pick::None => Choice::None,
     }
-}
-
-/// Whether too few of the origins that the operator left in are available.
-fn panics(origins: &[Origin], now: Timestamp, rules: &BalanceRules) -> bool {
-    let (mut ready, mut available) = (0u32, 0u32);
-    for origin in origins {
-        ready += u32::from(origin.state.admin() == Admin::Ready);
-        available += u32::from(origin.state.standing(now).is_available());
-    }
-    ready > 0 && f64::from(available) < rules.panic_threshold.0 * f64::from(ready)
-}
-
-/// Whether the pool has origins that are left in, and every one of them refuses connections.
-fn only_refuse(origins: &[Origin], now: Timestamp) -> bool {
-    let mut ready = origins.iter().filter(|origin| origin.state.admin() == Admin::Ready).peekable();
-    ready.peek().is_some() && ready.all(|origin| origin.state.standing(now) == Standing::Refused)
 }
 
 /// What all steps of one choice look at.
@@ -131,8 +120,8 @@ enum Pick {
 }
 
 /// An origin's load as a fraction, so that comparing needs no division.
-#[derive(Clone, Copy)]
-struct Load {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
     in_flight: u32,
     penalty: u64,
     weight: u64,
@@ -147,34 +136,36 @@ impl Load {
 }
 
 impl Field<'_> {
-    fn pick(
-        &self,
-        round_robin: &mut RoundRobin,
-        entropy: &mut Entropy,
-        usable: impl Fn(&Origin) -> bool + Copy,
-    ) -> Pick {
-        let allowed = |origin: &&Origin| usable(origin) && !self.excluded.contains(&origin.id);
-        let free = |origin: &Origin| origin.max_connections.is_none_or(|max| origin.state.in_flight() < max);
-        let candidate = move |origin: &Origin| allowed(&origin) && free(origin);
-        let candidates = self.origins.iter().enumerate().filter(|(_, origin)| candidate(origin));
-        let count = candidates.clone().count();
-        if count == 0 {
-            return if self.origins.iter().any(|origin| allowed(&origin)) { Pick::Full } else { Pick::None };
+    fn pick(&self, turns: &mut Turns, entropy: &mut Entropy, usable: impl Fn(&Origin) -> bool) -> Pick {
+        let allowed = |origin: &Origin| usable(origin) && !self.excluded.contains(&origin.id);
+        if self.origins.len() > FULL_SCAN
+            && let Some(drawn) = self.draw(entropy, |origin| allowed(origin) && is_free(origin))
+        {
+            return Pick::One(drawn);
         }
-        let slow = self.slows(candidates.clone().map(|(_, origin)| origin));
-        let loads = candidates.map(|(index, origin)| (index, self.load(origin, slow)));
+        // One look at each: other cores change the counts meanwhile.
+        let Turns { round_robin, loads, .. } = turns;
+        let mut any = false;
+        let slow = self.slows(|origin| allowed(origin) && is_free(origin));
+        loads.clear();
+        for (index, origin) in self.origins.iter().enumerate().filter(|(_, origin)| allowed(origin)) {
+            any = true;
+            if is_free(origin) {
+                loads.push((index, self.load(origin, slow)));
+            }
+        }
+        let Some((_, least)) = loads.iter().min_by(|(_, a), (_, b)| a.cmp(b)) else {
+            return if any { Pick::Full } else { Pick::None };
+        };
         if self.origins.len() > FULL_SCAN {
-            // None: what was free a moment ago, other cores have filled.
-            return two_choices(&loads, count, entropy).map_or(Pick::Full, Pick::One);
+            return two_choices(loads, entropy).map_or(Pick::None, Pick::One);
         }
-        let Some((fallback, least)) = loads.clone().min_by(|(_, a), (_, b)| a.cmp(b)) else { return Pick::Full };
-        let resting = loads.clone().all(|(_, load)| load.in_flight == 0);
-        let calmest = loads.clone().map(|(_, load)| load.penalty).min().unwrap_or(NO_PENALTY);
-        let tied = loads.filter(|(_, load)| if resting { load.penalty == calmest } else { load.cmp(&least).is_eq() });
-        let tied = tied.map(|(index, load)| (index, load.weight));
+        let resting = loads.iter().all(|(_, load)| load.in_flight == 0);
+        let calmest = loads.iter().map(|(_, load)| load.penalty).min().unwrap_or(NO_PENALTY);
+        let is_tied = |load: &Load| if resting { load.penalty == calmest } else { load.cmp(least).is_eq() };
+        let tied = loads.iter().filter(|(_, load)| is_tied(load)).map(|(index, load)| (*index, load.weight));
         let turn = if self.excluded.is_empty() { round_robin.pick(tied) } else { round_robin.peek(tied) };
-        // Other cores change the counts between two looks: then nobody is tied with the least any more.
-        Pick::One(turn.unwrap_or(fallback))
+        turn.map_or(Pick::None, Pick::One)
     }
 
     fn load(&self, origin: &Origin, slow: bool) -> Load {
@@ -189,27 +180,50 @@ impl Field<'_> {
         Load { in_flight: state.in_flight(), penalty: state.penalty(self.now), weight: weight.max(1) }
     }
 
+    /// Two different candidates drawn from all; the less loaded wins, the first drawn on a tie. `None`: too few of the
+    /// origins are candidates to be met by chance.
+    fn draw(&self, entropy: &mut Entropy, candidate: impl Fn(&Origin) -> bool) -> Option<usize> {
+        let mut first: Option<(usize, &Origin)> = None;
+        for _ in 0..DRAWS {
+            let index = entropy.below(self.origins.len() as u64) as usize;
+            let Some(origin) = self.origins.get(index).filter(|origin| candidate(origin)) else { continue };
+            match first {
+                None => first = Some((index, origin)),
+                Some((drawn, _)) if drawn == index => {}
+                Some((drawn, other)) => {
+                    let slow = self.is_warm(other) || self.is_warm(origin);
+                    let is_less = self.load(origin, slow).cmp(&self.load(other, slow)).is_lt();
+                    return Some(if is_less { index } else { drawn });
+                }
+            }
+        }
+        None
+    }
+
     /// Slow start holds only while another candidate is warm: a pool that came back whole has nobody to spare it.
-    fn slows<'o>(&self, mut candidates: impl Iterator<Item = &'o Origin>) -> bool {
-        let window = self.rules.slow_start;
-        window > Millis::ZERO && candidates.any(|origin| origin.state.warmth(self.now, window) >= 1000)
+    fn slows(&self, candidate: impl Fn(&Origin) -> bool) -> bool {
+        self.rules.slow_start > Millis::ZERO
+            && self.origins.iter().any(|origin| candidate(origin) && self.is_warm(origin))
+    }
+
+    fn is_warm(&self, origin: &Origin) -> bool {
+        origin.state.warmth(self.now, self.rules.slow_start) >= 1000
     }
 }
 
-/// Two different candidates at random; the less loaded wins, the first drawn on a tie.
-fn two_choices(
-    loads: &(impl Iterator<Item = (usize, Load)> + Clone),
-    count: usize,
-    entropy: &mut Entropy,
-) -> Option<usize> {
-    let first = entropy.below(count as u64) as usize;
-    let mut second = entropy.below(count.saturating_sub(1) as u64) as usize;
+fn is_free(origin: &Origin) -> bool {
+    origin.max_connections.is_none_or(|max| origin.state.in_flight() < max)
+}
+
+/// Two different ones at random; the less loaded wins, the first drawn on a tie.
+fn two_choices(loads: &[(usize, Load)], entropy: &mut Entropy) -> Option<usize> {
+    let first = entropy.below(loads.len() as u64) as usize;
+    let mut second = entropy.below(loads.len().saturating_sub(1) as u64) as usize;
     second += usize::from(second >= first);
-    // Other cores may have left fewer candidates than were counted.
-    let drawn = loads.clone().nth(first).or_else(|| loads.clone().next())?;
-    match loads.clone().nth(second) {
-        Some(other) if other.1.cmp(&drawn.1).is_lt() => Some(other.0),
-        _ => Some(drawn.0),
+    let (drawn, load) = loads.get(first)?;
+    match loads.get(second) {
+        Some((other, less)) if less.cmp(load).is_lt() => Some(*other),
+        _ => Some(*drawn),
     }
 }
 
@@ -227,7 +241,7 @@ mod tests {
     /// A pool and one core's view of it.
     struct Bench {
         origins: Vec<Origin>,
-        round_robin: RoundRobin,
+        turns: Turns,
         entropy: Entropy,
         rules: BalanceRules,
         now: Timestamp,
@@ -244,7 +258,7 @@ mod tests {
             };
             Bench {
                 origins: weights.iter().enumerate().map(origin).collect(),
-                round_robin: RoundRobin::default(),
+                turns: Turns::default(),
                 entropy: Entropy::for_tests(5),
                 rules: BalanceRules::default(),
                 now: NOW,
@@ -252,8 +266,8 @@ mod tests {
         }
 
         fn choose(&mut self, excluded: &[OriginId]) -> Choice {
-            let Bench { origins, round_robin, entropy, rules, now } = self;
-            choose(origins, round_robin, entropy, *now, rules, excluded)
+            let Bench { origins, turns, entropy, rules, now } = self;
+            choose(origins, turns, entropy, *now, rules, excluded)
         }
 
         fn index(&mut self) -> usize {

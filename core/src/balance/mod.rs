@@ -1,7 +1,7 @@
 //! Which origin a request goes to.
 //!
 //! `origin` holds what is known about one origin and lives across reloads, `lease` counts requests in flight, `choice`
-//! picks, `round_robin` breaks ties fairly, `retry_budget` limits retries, `sticky` makes and reads the cookie that keeps a client where it was.
+//! picks, `turns` is what a core keeps between two choices, `round_robin` breaks ties fairly, `retry_budget` limits retries, `sticky` makes and reads the cookie that keeps a client where it was.
 
 mod choice;
 mod lease;
@@ -9,10 +9,11 @@ mod origin;
 mod retry_budget;
 mod round_robin;
 mod sticky;
+mod turns;
 
 pub use choice::{BalanceRules, Choice, OnNoHealthy, choose};
 pub use lease::{Lease, Leases};
 pub use origin::{Admin, Check, Origin, OriginId, OriginState, Pool, Standing};
 pub use retry_budget::RetryBudget;
-pub use round_robin::RoundRobin;
 pub use sticky::{Sticky, StickyKeys};
+pub use turns::Turns;

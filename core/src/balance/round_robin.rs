@@ -10,6 +10,10 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
+    pub(super) fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// Fits the accounts to a pool of `origins`; a pool of another size starts over.
     pub(super) fn fit(&mut self, origins: usize) {
         if self.accounts.len() != origins {

@@ -94,8 +94,7 @@ impl Config {
 
     /// The place in `pools` of the pool that serves a shard, the closest fit first. Walks all pools: not for requests.
     pub fn pool_of(&self, shard: ShardName) -> Option<usize> {
-        let fits = self.pools.iter().enumerate().filter_map(|(i, pool)| Some((pool.shard?.fit(shard)?, i)));
-        fits.min().map(|(_, index)| index)
+        shard.served_by().find_map(|served| self.pools.iter().position(|pool| pool.shard == Some(served)))
     }
 
     fn from_value(value: &Value) -> Result<Config, ConfigErrors> {

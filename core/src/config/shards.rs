@@ -39,6 +39,21 @@ impl ShardName {
     }
 }
 
+impl ShardName {
+    /// What a pool may serve to serve this shard, the closest first. A month's pool also serves the parts of that month.
+    pub fn served_by(self) -> impl Iterator<Item = PoolShard> {
+        let wider = match self {
+            ShardName::User(_) => None,
+            ShardName::Photo { year, month, .. } => Some([
+                PoolShard::One(ShardName::Photo { year, month, part: None }),
+                PoolShard::Year(year),
+                PoolShard::Photos,
+            ]),
+        };
+        std::iter::once(PoolShard::One(self)).chain(wider.into_iter().flatten())
+    }
+}
+
 impl fmt::Display for ShardName {
     /// The canonical form: the month unpadded, as in the original.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,21 +86,6 @@ pub enum PoolShard {
 }
 
 impl PoolShard {
-    /// How closely the pool fits a shard, 0 the closest; `None`: it does not serve it. A month's pool also serves the
-    /// parts of that month.
-    pub fn fit(&self, shard: ShardName) -> Option<u8> {
-        match (*self, shard) {
-            (PoolShard::One(own), _) if own == shard => Some(0),
-            (
-                PoolShard::One(ShardName::Photo { year, month, part: None }),
-                ShardName::Photo { year: y, month: m, part: Some(_) },
-            ) if (year, month) == (y, m) => Some(1),
-            (PoolShard::Year(year), ShardName::Photo { year: y, .. }) if year == y => Some(2),
-            (PoolShard::Photos, ShardName::Photo { .. }) => Some(3),
-            _ => None,
-        }
-    }
-
     /// The user shard that it serves, if it serves one.
     pub fn user_shard(&self) -> Option<u32> {
         match self {
@@ -169,8 +169,8 @@ mod tests {
     use super::*;
     use wasm_bindgen_test::wasm_bindgen_test;
 
-    fn fit(pool: &str, shard: &str) -> Option<u8> {
-        <PoolShard as Text>::parse(pool).unwrap().fit(ShardName::parse(shard).unwrap())
+    fn served_by(shard: &str) -> Vec<String> {
+        ShardName::parse(shard).unwrap().served_by().map(|pool| pool.to_string()).collect()
     }
 
     #[wasm_bindgen_test(unsupported = test)]
@@ -211,12 +211,8 @@ mod tests {
 
     #[wasm_bindgen_test(unsupported = test)]
     fn the_closest_pool_is_the_shards_own_then_its_months_then_its_years() {
-        let fits =
-            ["shard_2026_3_1", "shard_2026_3", "shard_2026_*", "shard_*"].map(|pool| fit(pool, "shard_2026_3_1"));
-        assert_eq!(fits, [Some(0), Some(1), Some(2), Some(3)]);
-        assert_eq!(fit("shard_2026_3_1", "shard_2026_3"), None);
-        assert_eq!(fit("shard_2025_*", "shard_2026_3"), None);
-        assert_eq!(fit("shard_*", "shard_1"), None);
-        assert_eq!(fit("shard_1", "shard_1"), Some(0));
+        assert_eq!(served_by("shard_2026_3_1"), ["shard_2026_3_1", "shard_2026_3", "shard_2026_*", "shard_*"]);
+        assert_eq!(served_by("shard_2026_3"), ["shard_2026_3", "shard_2026_3", "shard_2026_*", "shard_*"]);
+        assert_eq!(served_by("shard_1"), ["shard_1"]);
     }
 }

@@ -240,7 +240,7 @@ impl Exchange {
         let any = rules.pools.len();
         let mut at = placed.pool.unwrap_or(any);
         if self.forward.tried.is_empty() && rules.config.balance.sticky.enabled {
-            match self.follow_sticky(origins_of(&rules, at), cx) {
+            match self.follow_sticky(at, cx) {
                 Followed::Taken(index, lease) => {
                     let (pool, origin) = located(&rules, at, index);
                     return Picked::Origin { pool, origin, lease };
@@ -250,9 +250,9 @@ impl Exchange {
             }
         }
         for _ in 0..LOST_RACES {
-            let (round_robin, entropy) = cx.local.round_robin(at);
+            let (turns, entropy) = cx.local.turns(at);
             let origins = origins_of(&rules, at);
-            match choose(origins, round_robin, entropy, cx.now, &rules.balance, &self.forward.tried) {
+            match choose(origins, turns, entropy, cx.now, &rules.balance, &self.forward.tried) {
                 Choice::Origin { index, panic } => {
                     // Never names an origin that is only tried because all are down.
                     self.forward.set_sticky &= !panic;
@@ -275,13 +275,12 @@ impl Exchange {
         Picked::Full { pool: at }
     }
 
-    fn follow_sticky(&self, origins: &[Origin], cx: &Context<'_>) -> Followed {
+    fn follow_sticky(&self, at: usize, cx: &Context<'_>) -> Followed {
         let Cookie::Value(value) = &self.cookies.sticky else { return Followed::Repick };
         let max_age = self.rules.config.balance.sticky.max_age;
         let Sticky::Origin(id) = self.rules.sticky.open(value, cx.now, max_age) else { return Followed::Repick };
-        let Some((index, origin)) = origins.iter().enumerate().find(|(_, origin)| origin.id == id) else {
-            return Followed::Repick;
-        };
+        let Some(index) = self.rules.find(at, &id) else { return Followed::Repick };
+        let Some(origin) = origins_of(&self.rules, at).get(index) else { return Followed::Repick };
         if !origin.state.standing(cx.now).keeps_sticky() {
             return Followed::Repick;
         }

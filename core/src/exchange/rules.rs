@@ -9,9 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::limits::RateLimit;
-use crate::balance::{
-    BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, RoundRobin, StickyKeys,
-};
+use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, StickyKeys, Turns};
 use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
 use crate::metrics::Cells;
 use crate::route::Router;
@@ -97,8 +95,10 @@ pub struct Rules {
     pub(super) map: Option<ShardMap>,
     pub(super) secrets: Secrets,
     pub(super) pools: Vec<PoolRules>,
-    /// Pools of one shard each, by its name.
-    by_shard: HashMap<String, usize>,
+    /// By what they serve.
+    by_shard: HashMap<PoolShard, usize>,
+    /// Where an origin stands: its pool and its index there.
+    at: HashMap<OriginId, (usize, usize)>,
     /// The union of all user-shard pools: the choice of `shard = "any"`.
     pub(super) any: Vec<Origin>,
     /// For each origin of `any`: its pool and its index there.
@@ -117,6 +117,8 @@ pub(super) struct PoolRules {
     pub urls: Vec<OriginUrl>,
     pub host: Option<Arc<str>>,
     pub budget: RetryBudget,
+    /// Where its origins begin in `any`, when they stand there.
+    any_from: Option<usize>,
 }
 
 /// Why rules cannot be made of a configuration that is valid by itself.
@@ -142,19 +144,20 @@ impl Rules {
         let router =
             Router::new(&config.routes).map_err(|same| RulesError::AmbiguousRoutes(same.first, same.second))?;
         let verifier = Verifier::new(&keys, &config.session.issuer, &config.session.audience, config.session.leeway);
-        let pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, live)).collect();
-        let named = |(at, pool): (usize, &PoolRules)| match pool.shard? {
-            shard @ PoolShard::One(_) => Some((shard.to_string(), at)),
-            PoolShard::Photos | PoolShard::Year(_) => None,
-        };
-        let by_shard = pools.iter().enumerate().filter_map(named).collect();
+        let mut pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, live)).collect();
+        // The first of two pools that serve the same, though a configuration with two is refused.
+        let by_shard = pools.iter().enumerate().rev().filter_map(|(at, pool)| Some((pool.shard?, at))).collect();
         let mut any = Vec::new();
         let mut any_at = Vec::new();
-        for (at, pool) in pools.iter().enumerate() {
-            if pool.shard.is_some_and(|shard| shard.user_shard().is_some()) {
-                for (index, origin) in pool.pool.origins.iter().enumerate() {
+        let mut at = HashMap::new();
+        for (number, pool) in pools.iter_mut().enumerate() {
+            let in_any = pool.shard.is_some_and(|shard| shard.user_shard().is_some());
+            pool.any_from = in_any.then_some(any.len());
+            for (index, origin) in pool.pool.origins.iter().enumerate() {
+                at.insert(origin.id.clone(), (number, index));
+                if in_any {
                     any.push(origin.clone());
-                    any_at.push((at, index));
+                    any_at.push((number, index));
                 }
             }
         }
@@ -192,6 +195,7 @@ impl Rules {
             secrets,
             pools,
             by_shard,
+            at,
             any,
             any_at,
             fallback,
@@ -266,14 +270,18 @@ impl Rules {
         }
     }
 
-    /// The pool that serves a shard: by name, or for photo shards by the closest match.
+    /// The pool that serves a shard, the closest fit first.
     pub(super) fn pool_of(&self, shard: &str) -> Option<usize> {
-        if let Some(at) = self.by_shard.get(shard) {
-            return Some(*at);
+        config::ShardName::parse(shard)?.served_by().find_map(|served| self.by_shard.get(&served).copied())
+    }
+
+    /// Where an origin stands in the list `at`: a pool's, or one beyond the pools for `any`.
+    pub(super) fn find(&self, at: usize, id: &OriginId) -> Option<usize> {
+        let (pool, index) = *self.at.get(id)?;
+        if at < self.pools.len() {
+            return (pool == at).then_some(index);
         }
-        let name = config::ShardName::parse(shard)?;
-        let fits = |(at, pool): (usize, &PoolRules)| Some((pool.shard?.fit(name)?, at));
-        self.pools.iter().enumerate().filter_map(fits).min().map(|(_, at)| at)
+        Some(self.pools.get(pool)?.any_from? + index)
     }
 
     /// The key and times of the rotation table.
@@ -321,6 +329,7 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
             HostPolicy::Name(name) => Some(name.to_string().into()),
         },
         budget: RetryBudget::default(),
+        any_from: None,
     }
 }
 
@@ -424,18 +433,18 @@ pub struct Local {
     pub entropy: Entropy,
     pub metrics: Cells,
     /// By pool; the last is that of `any`.
-    round_robins: Vec<RoundRobin>,
+    turns: Vec<Turns>,
 }
 
 impl Local {
     pub fn new(entropy: Entropy) -> Local {
-        Local { entropy, metrics: Cells::default(), round_robins: Vec::new() }
+        Local { entropy, metrics: Cells::default(), turns: Vec::new() }
     }
 
-    pub(super) fn round_robin(&mut self, at: usize) -> (&mut RoundRobin, &mut Entropy) {
-        if self.round_robins.len() <= at {
-            self.round_robins.resize_with(at + 1, RoundRobin::default);
+    pub(super) fn turns(&mut self, at: usize) -> (&mut Turns, &mut Entropy) {
+        if self.turns.len() <= at {
+            self.turns.resize_with(at + 1, Turns::default);
         }
-        (&mut self.round_robins[at], &mut self.entropy)
+        (&mut self.turns[at], &mut self.entropy)
     }
 }
