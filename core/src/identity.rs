@@ -3,6 +3,7 @@
 //! An identity is text. A JSON integer becomes its canonical decimal form and never passes through a float, so 42 and
 //! "42" are one user in every key, header and shard.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,8 +75,11 @@ impl UserId {
     }
 
     /// For a header value: bytes outside visible ASCII (and `%`, so that it can be undone) as `%XX`.
-    pub fn header_form(&self) -> String {
-        percent_encode(&self.0, |b| b.is_ascii_graphic() && b != b'%')
+    pub fn header_form(&self) -> Cow<'_, str> {
+        if self.0.bytes().all(|b| b.is_ascii_graphic() && b != b'%') {
+            return Cow::Borrowed(&self.0);
+        }
+        Cow::Owned(percent_encode(&self.0, |b| b.is_ascii_graphic() && b != b'%'))
     }
 }
 
@@ -138,9 +142,17 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
+    /// The bytes of its text form.
+    pub const TEXT: usize = 36;
+
+    /// Its text form, written into `buffer`.
+    pub fn write<'b>(&self, buffer: &'b mut [u8; SessionId::TEXT]) -> &'b str {
+        uuid::Uuid::from_bytes_ref(&self.0).as_hyphenated().encode_lower(buffer)
+    }
+
     /// Reads the hyphenated lower- or upper-case form only.
     pub fn parse(text: &str) -> Option<SessionId> {
-        if text.len() != 36 {
+        if text.len() != SessionId::TEXT {
             return None;
         }
         uuid::Uuid::try_parse(text).ok().map(|id| SessionId(id.into_bytes()))

@@ -130,11 +130,8 @@ fn edits(out: &mut String, head: &HeaderEdits, set_cookie: &[&str], sticky: &str
             pair(out, '+', "set-cookie", kept.as_bytes());
         }
     }
-    for (name, value) in &head.set {
-        pair(out, '=', name, value);
-    }
-    for (name, value) in &head.add {
-        pair(out, '+', name, value);
+    for (name, value, adds) in head.lines() {
+        pair(out, if adds { '+' } else { '=' }, name, value);
     }
 }
 
@@ -169,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_value_cannot_forge_a_line() {
-        let mut head = HeaderEdits { remove_internal: true, ..HeaderEdits::default() };
+        let mut head = HeaderEdits::default();
+        head.remove_internal = true;
         head.remove("te\nam");
         head.set("x-edgekeep-user", "42\r\n=x-admin:1");
         let plan = Forward { number: 7, timeout: 500, buffer: 10, url: "https://o.example/a\n-b", edits: &head };
@@ -194,7 +192,8 @@ mod tests {
 
     #[test]
     fn an_origin_keeps_its_cookies_and_loses_ours() {
-        let mut head = HeaderEdits { filter_set_cookie: true, ..HeaderEdits::default() };
+        let mut head = HeaderEdits::default();
+        head.filter_set_cookie = true;
         head.add("set-cookie", "DAB_ROUTE=new");
         let lines = ["theirs=1; Path=/", "dab_route=forged", "__Host-edgekeep-at=forged"];
         assert_eq!(

@@ -15,5 +15,5 @@ pub use choice::{BalanceRules, Choice, OnNoHealthy, choose};
 pub use lease::{Lease, Leases};
 pub use origin::{Admin, Check, Origin, OriginId, OriginState, Pool, Standing};
 pub use retry_budget::RetryBudget;
-pub use sticky::{Sticky, StickyKeys};
+pub use sticky::{Sealed, Sticky, StickyKeys};
 pub use turns::Turns;

@@ -24,11 +24,14 @@ const MAX_SKEW: Millis = Millis::from_secs(300);
 
 const TAG_DOMAIN: u8 = 1;
 const MAC_DOMAIN: u8 = 2;
+const NAME_DOMAIN: u8 = 3;
 
 /// The sticky keys with the tags of all origins under each.
 pub struct StickyKeys {
     /// The first signs; all are accepted.
     keys: Vec<KeyTags>,
+    /// Stands for the key that signs.
+    name: [u8; TAG],
 }
 
 struct KeyTags {
@@ -61,7 +64,9 @@ impl StickyKeys {
             let origins = tags.iter().map(|(origin, tag)| (*tag, origin.clone())).collect();
             KeyTags { key: key.clone(), tags, origins }
         });
-        StickyKeys { keys: keys.collect() }
+        let keys: Vec<KeyTags> = keys.collect();
+        let name = keys.first().map(|keys| first(&hmac(&keys.key, NAME_DOMAIN, &[]))).unwrap_or_default();
+        StickyKeys { keys, name }
     }
 
     /// The cookie's value for an origin; `None` when there is no key or no such origin.
@@ -103,6 +108,34 @@ impl StickyKeys {
         let content: [u8; TAG + 4] = URL_SAFE_NO_PAD.decode(content).ok()?.try_into().ok()?;
         let (tag, issued) = content.split_first_chunk::<TAG>()?;
         Some((key, *tag, u32::from_be_bytes(*issued.first_chunk()?)))
+    }
+}
+
+/// What one core sealed in this second, by origin: a cookie's value changes only with the second and the key.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    at: u64,
+    key: [u8; TAG],
+    lines: HashMap<OriginId, String>,
+}
+
+impl Sealed {
+    /// The `Set-Cookie` line for an origin, made by `make` when there is none yet. `None` when none can be made.
+    pub fn line(
+        &mut self,
+        origin: &OriginId,
+        now: Timestamp,
+        keys: &StickyKeys,
+        make: impl FnOnce() -> Option<String>,
+    ) -> Option<&str> {
+        if self.at != now.seconds() || self.key != keys.name {
+            (self.at, self.key) = (now.seconds(), keys.name);
+            self.lines.clear();
+        }
+        if !self.lines.contains_key(origin) {
+            self.lines.insert(origin.clone(), make()?);
+        }
+        self.lines.get(origin).map(String::as_str)
     }
 }
 
@@ -183,5 +216,25 @@ mod tests {
         assert_eq!(smaller.open(&value, NOW, DAY), Sticky::Unknown);
         assert_eq!(smaller.seal(&ids()[2], NOW), None);
         assert_eq!(StickyKeys::new([&new], &ids()).open(&value, NOW, DAY), Sticky::Forged);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_line_is_sealed_once_a_second_and_anew_for_another_key() {
+        let (old, new) = (StickyKeys::new([&key(1, 1)], &ids()), StickyKeys::new([&key(1, 2)], &ids()));
+        let (mut sealed, mut made) = (Sealed::default(), 0);
+        let mut line = |origin: usize, now: Timestamp, keys: &StickyKeys| {
+            let make = || {
+                made += 1;
+                keys.seal(&ids()[origin], now)
+            };
+            (sealed.line(&ids()[origin], now, keys, make).map(str::to_owned), made)
+        };
+        let second = Timestamp(NOW.0 / 1000 * 1000);
+        let first = line(0, second, &old);
+        assert_eq!(line(0, second + Millis(999), &old), first);
+        assert_eq!(line(1, second, &old).1, 2);
+        assert_eq!(line(0, second + Millis(1000), &old).1, 3);
+        assert_eq!(line(0, second + Millis(1000), &new).1, 4, "the same key id, another key");
+        assert_eq!(line(0, second + Millis(1000), &StickyKeys::new([], &ids())), (None, 5));
     }
 }

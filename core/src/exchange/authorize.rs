@@ -66,18 +66,18 @@ impl Exchange {
         reply.head.set("cache-control", "no-store");
         if let Some(identity) = &self.identity {
             let claims = &identity.claims;
-            put(&mut reply.head, "x-edgekeep-user", claims.sub.header_form());
-            put(&mut reply.head, "x-edgekeep-session", claims.sid.to_string());
+            reply.head.set_instead("x-edgekeep-user", &*claims.sub.header_form());
+            reply.head.set_instead("x-edgekeep-session", claims.sid.to_string());
             if let Some(map) = &self.rules.map
                 && let Ok(placement) = map.place(&claims.sub)
             {
-                put(&mut reply.head, "x-edgekeep-shard", placement.shard.to_string());
-                put(&mut reply.head, "x-edgekeep-shard-epoch", map.epoch().to_string());
+                reply.head.set_instead("x-edgekeep-shard", placement.shard.to_string());
+                reply.head.set_instead("x-edgekeep-shard-epoch", map.epoch().to_string());
                 if let Some(next) = placement.next {
-                    put(&mut reply.head, "x-edgekeep-shard-next", next.to_string());
+                    reply.head.set_instead("x-edgekeep-shard-next", next.to_string());
                 }
                 if let Some(previous) = placement.previous {
-                    put(&mut reply.head, "x-edgekeep-shard-previous", previous.to_string());
+                    reply.head.set_instead("x-edgekeep-shard-previous", previous.to_string());
                 }
             }
         }
@@ -88,15 +88,10 @@ impl Exchange {
 /// All identity headers, empty.
 pub(super) fn blank_identity(head: &mut HeaderEdits) {
     for name in IDENTITY {
-        if !head.set.iter().any(|(set, _)| *set == name) {
+        if !head.sets(name) {
             head.set(name, "");
         }
     }
-}
-
-fn put(head: &mut HeaderEdits, name: &'static str, value: String) {
-    head.set.retain(|(set, _)| *set != name);
-    head.set(name, value);
 }
 
 fn strictness(mode: AuthMode) -> u8 {

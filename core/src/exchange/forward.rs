@@ -8,12 +8,12 @@ use super::{Step, own};
 use crate::balance::{Choice, Lease, Origin, OriginId, Sticky, choose};
 use crate::config::{RouteConfig, ShardRule};
 use crate::http::{
-    AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, request_id, strip_request,
-    strip_response, traceparent, without_cookies,
+    AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, push_decimal, request_id,
+    strip_request, strip_response, traceparent, without_cookies,
 };
 use crate::route::{CanonicalPath, RouteMatch};
-use crate::shard::Epoch;
-use crate::{Millis, Timestamp, UserId};
+use crate::shard::{Epoch, ShardName};
+use crate::{Millis, SessionId, Timestamp, UserId};
 
 /// How long a request waits for a newer shard map, in a cutover or after a 421 (DESIGN §6).
 const MAP_WAIT: Millis = Millis(5_000);
@@ -57,9 +57,9 @@ impl Forward {
 pub(super) struct Placed {
     /// A pool, or none for the union of all user-shard pools.
     pool: Option<usize>,
-    shard: Option<String>,
-    next: Option<String>,
-    previous: Option<String>,
+    shard: Option<ShardName>,
+    next: Option<ShardName>,
+    previous: Option<ShardName>,
     /// The epoch of the map that decided, when one did.
     epoch: Option<Epoch>,
 }
@@ -117,7 +117,10 @@ impl Exchange {
         let anywhere = Placed { pool: None, shard: None, next: None, previous: None, epoch: None };
         match (&route.shard, key) {
             (ShardRule::Any, _) => Ok(Ok(anywhere)),
-            (ShardRule::Named(shard), _) => Ok(Ok(self.on_shard(&shard.to_string())?)),
+            (ShardRule::Named(shard), _) => {
+                let shard = ShardName::new(&shard.to_string()).map_err(|_| super::unexpected())?;
+                Ok(Ok(self.on_shard(&shard)?))
+            }
             (ShardRule::User, _) => match &self.identity {
                 Some(identity) => {
                     let user = identity.claims.sub.clone();
@@ -139,7 +142,7 @@ impl Exchange {
                 let path = CanonicalPath::parse(cx.head.path())
                     .map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
                 let shard = map.place_photo(month, path.as_str());
-                Ok(Ok(self.on_shard(shard.as_str())?))
+                Ok(Ok(self.on_shard(&shard)?))
             }
             (ShardRule::Photo(name), None) => Err(Problem::new(
                 ProblemCode::BadInstant,
@@ -156,18 +159,18 @@ impl Exchange {
         if placement.held {
             return self.load_map(MapFor::Cutover, Epoch(map.epoch().0 + 1), cx).map(Err);
         }
-        let mut placed = self.on_shard(placement.shard.as_str())?;
-        placed.next = placement.next.map(|shard| shard.to_string());
-        placed.previous = placement.previous.map(|shard| shard.to_string());
+        let mut placed = self.on_shard(placement.shard)?;
+        placed.next = placement.next.cloned();
+        placed.previous = placement.previous.cloned();
         placed.epoch = Some(map.epoch());
         Ok(Ok(placed))
     }
 
-    fn on_shard(&self, shard: &str) -> Result<Placed, Problem> {
-        let Some(pool) = self.rules.pool_of(shard) else {
+    fn on_shard(&self, shard: &ShardName) -> Result<Placed, Problem> {
+        let Some(pool) = self.rules.pool_of(shard.as_str()) else {
             return Err(Problem::new(ProblemCode::NoPool, format!("no pool serves {shard}")).retry_after(30));
         };
-        Ok(Placed { pool: Some(pool), shard: Some(shard.to_owned()), next: None, previous: None, epoch: None })
+        Ok(Placed { pool: Some(pool), shard: Some(shard.clone()), next: None, previous: None, epoch: None })
     }
 
     fn load_map(&mut self, reason: MapFor, min_epoch: Epoch, cx: &Context<'_>) -> Decided {
@@ -204,16 +207,17 @@ impl Exchange {
         let Some(placed) = self.forward.placed.clone() else { return Err(super::unexpected()) };
         match self.pick(&placed, cx) {
             Picked::Origin { pool, origin, lease } => {
-                let Some(chosen) = self.rules.origin(pool, origin) else { return Err(super::unexpected()) };
+                let rules = self.rules.clone();
+                let Some(chosen) = rules.origin(pool, origin) else { return Err(super::unexpected()) };
+                let Some(of) = rules.pools.get(pool) else { return Err(super::unexpected()) };
                 // Requests earn retries; retries earn none.
-                if !self.forward.failed
-                    && let Some(pool) = self.rules.pools.get(pool)
-                {
-                    pool.budget.earn(self.rules.config.balance.retry_budget);
+                if !self.forward.failed {
+                    of.budget.earn(rules.config.balance.retry_budget);
                 }
                 self.forward.current = Some(Current { pool, origin, id: chosen.id.clone() });
-                let shard = placed.shard.clone().or_else(|| Some(self.rules.pools.get(pool)?.shard?.to_string()));
-                let plan = self.plan(&placed, shard.as_deref(), (pool, origin), lease, cx)?;
+                let of_pool = of.shard.is_some().then_some(of.pool.name.as_str());
+                let shard = placed.shard.as_ref().map(ShardName::as_str).or(of_pool);
+                let plan = self.plan(&placed, shard, (pool, origin), lease, cx)?;
                 self.forward.map_until = None;
                 self.awaiting = Awaiting::Answer;
                 Ok(Step::Forward(Box::new(plan)))
@@ -300,11 +304,11 @@ impl Exchange {
     ) -> Result<Plan, Problem> {
         let Purpose::Route { index, .. } = &self.purpose else { return Err(super::unexpected()) };
         let Some(route) = self.rules.config.routes.get(*index) else { return Err(super::unexpected()) };
-        let mut head = HeaderEdits::default();
+        let mut head = HeaderEdits::roomy();
         strip_request(cx.head, &mut head);
         forwarded_headers(cx.head, &self.client, &mut head);
-        head.set("x-request-id", request_id(cx.head, &mut cx.local.entropy));
-        head.set("traceparent", traceparent(cx.head, &mut cx.local.entropy));
+        request_id(cx.head, &mut cx.local.entropy, &mut head);
+        traceparent(cx.head, &mut cx.local.entropy, &mut head);
         self.identify(placed, shard, &mut head, cx);
         self.strip_credentials(route, &mut head, cx);
         let config = &self.rules.config.balance;
@@ -321,21 +325,23 @@ impl Exchange {
     }
 
     fn identify(&self, placed: &Placed, shard: Option<&str>, head: &mut HeaderEdits, cx: &Context<'_>) {
-        let user = self.identity.as_ref().map(|identity| identity.claims.sub.header_form()).unwrap_or_default();
-        let session = self.identity.as_ref().map(|identity| identity.claims.sid.to_string()).unwrap_or_default();
+        let claims = self.identity.as_ref().map(|identity| &identity.claims);
+        let mut text = [0; SessionId::TEXT];
+        let user = claims.map(|claims| claims.sub.header_form()).unwrap_or_default();
+        let session = claims.map(|claims| claims.sid.write(&mut text)).unwrap_or_default();
         if self.rules.secrets.origin_key.is_some() {
             let shard = shard.unwrap_or_default();
-            head.set("x-edgekeep-signature", self.signature(&user, &session, shard, cx));
+            head.set("x-edgekeep-signature", self.signature(&user, session, shard, cx));
         }
         if !user.is_empty() {
-            head.set("x-edgekeep-user", user);
+            head.set("x-edgekeep-user", &*user);
             head.set("x-edgekeep-session", session);
         }
         if let Some(shard) = shard {
             head.set("x-edgekeep-shard", shard);
         }
         if let Some(map) = &self.rules.map {
-            head.set("x-edgekeep-shard-epoch", map.epoch().to_string());
+            head.set_with("x-edgekeep-shard-epoch", |value| push_decimal(map.epoch().0, value));
         }
         if let Some(next) = &placed.next {
             head.set("x-edgekeep-shard-next", next.as_str());
@@ -399,21 +405,25 @@ impl Exchange {
         let mut head = HeaderEdits::default();
         strip_response(answer, &mut head);
         head.filter_set_cookie = answer.header("set-cookie").is_some();
-        if self.forward.set_sticky
-            && let Some(value) = self.rules.sticky.seal(&current.id, cx.now)
-        {
-            let sticky = &self.rules.config.balance.sticky;
-            head.add(
-                "set-cookie",
-                format!(
-                    "{}={value}; Max-Age={}; Path=/; HttpOnly; Secure; SameSite=Lax",
-                    sticky.cookie_name,
-                    sticky.max_age.seconds_up()
-                ),
-            );
+        if self.forward.set_sticky {
+            self.set_sticky(&current.id, &mut head, cx);
         }
         let body = if status == 101 { ReplyBody::Upgrade } else { ReplyBody::Origin };
         self.after_origin(answer, Reply { status, head, body, fill: None }, cx)
+    }
+
+    /// The answer names its origin. Within a second all its clients get the same line, which costs a signature only once.
+    fn set_sticky(&self, origin: &OriginId, head: &mut HeaderEdits, cx: &mut Context<'_>) {
+        let rules = &self.rules;
+        let line = cx.local.sealed.line(origin, cx.now, &rules.sticky, || {
+            let sticky = &rules.config.balance.sticky;
+            let value = rules.sticky.seal(origin, cx.now)?;
+            let (name, max_age) = (&sticky.cookie_name, sticky.max_age.seconds_up());
+            Some(format!("{name}={value}; Max-Age={max_age}; Path=/; HttpOnly; Secure; SameSite=Lax"))
+        });
+        if let Some(line) = line {
+            head.add("set-cookie", line);
+        }
     }
 
     /// 421 before any effect: the map at hand is older than the origin's.

@@ -203,10 +203,10 @@ impl Exchange {
             return self.own(path, cx);
         }
         let path = CanonicalPath::parse(head.path()).map_err(|e| Problem::new(ProblemCode::BadPath, e.to_string()))?;
-        let host = Some(self.client.host.clone()).filter(|host| !host.is_empty());
+        let host = Some(self.client.host.as_str()).filter(|host| !host.is_empty());
         let preflight = cors::preflight_method(head);
         let method = preflight.unwrap_or(head.method());
-        let Some(found) = rules.router.find(method, host.as_deref(), &path) else {
+        let Some(found) = rules.router.find(method, host, &path) else {
             return Err(Problem::new(ProblemCode::NoRoute, "no route matches this method, host and path"));
         };
         let Some(route) = rules.config.routes.get(found.index) else {

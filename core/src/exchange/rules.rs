@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::limits::RateLimit;
-use crate::balance::{BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, StickyKeys, Turns};
+use crate::balance::{
+    BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
+};
 use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
 use crate::metrics::Cells;
 use crate::route::Router;
@@ -434,11 +436,12 @@ pub struct Local {
     pub metrics: Cells,
     /// By pool; the last is that of `any`.
     turns: Vec<Turns>,
+    pub(super) sealed: Sealed,
 }
 
 impl Local {
     pub fn new(entropy: Entropy) -> Local {
-        Local { entropy, metrics: Cells::default(), turns: Vec::new() }
+        Local { entropy, metrics: Cells::default(), turns: Vec::new(), sealed: Sealed::default() }
     }
 
     pub(super) fn turns(&mut self, at: usize) -> (&mut Turns, &mut Entropy) {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::edits::HeaderEdits;
+use super::edits::{HeaderEdits, push_decimal};
 use super::head::Head;
 use crate::config::Network;
 
@@ -82,39 +82,60 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
 /// Tells the origin who the client is: `X-Forwarded-For/-Proto/-Host` and `Forwarded` (RFC 7239). What an untrusted
 /// peer claimed is replaced; behind a trusted one the list goes on.
 pub fn forwarded_headers(head: &dyn Head, client: &Client, edits: &mut HeaderEdits) {
-    let peer = head.peer().ip;
-    let own_for = peer.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string());
-    let own_node = match peer.map(|ip| ip.to_canonical()) {
-        Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
-        Some(IpAddr::V4(ip)) => ip.to_string(),
-        None => "unknown".to_owned(),
+    let peer = head.peer().ip.map(|ip| ip.to_canonical());
+    let earlier = |name: &str, value: &mut Vec<u8>| {
+        if client.trusted {
+            head.each_header(name, &mut |line| {
+                value.extend_from_slice(line);
+                value.extend_from_slice(b", ");
+            });
+        }
     };
-    let host = client.host.replace(['"', '\\'], "");
-    let own_element = if host.is_empty() {
-        format!("for={own_node};proto={}", client.scheme)
-    } else {
-        format!("for={own_node};host=\"{host}\";proto={}", client.scheme)
-    };
-    edits.set("x-forwarded-for", continued(head, "x-forwarded-for", &own_for, client.trusted));
-    edits.set("forwarded", continued(head, "forwarded", &own_element, client.trusted));
+    edits.set_with("x-forwarded-for", |value| {
+        earlier("x-forwarded-for", value);
+        push_address(peer, value);
+    });
+    edits.set_with("forwarded", |value| {
+        earlier("forwarded", value);
+        value.extend_from_slice(b"for=");
+        if let Some(IpAddr::V6(_)) = peer {
+            value.extend_from_slice(b"\"[");
+            push_address(peer, value);
+            value.extend_from_slice(b"]\"");
+        } else {
+            push_address(peer, value);
+        }
+        // What could end the quotes is no host.
+        if is_host(&client.host) && !client.host.is_empty() {
+            value.extend_from_slice(b";host=\"");
+            value.extend_from_slice(client.host.as_bytes());
+            value.push(b'"');
+        }
+        value.extend_from_slice(b";proto=");
+        value.extend_from_slice(client.scheme.as_bytes());
+    });
     edits.set("x-forwarded-proto", client.scheme);
     if !client.host.is_empty() {
-        edits.set("x-forwarded-host", client.host.as_str());
+        edits.set("x-forwarded-host", &client.host);
     } else {
         edits.remove("x-forwarded-host");
     }
 }
 
-fn continued(head: &dyn Head, name: &str, own: &str, trusted: bool) -> Vec<u8> {
-    let mut value = Vec::new();
-    if trusted {
-        head.each_header(name, &mut |line| {
-            value.extend_from_slice(line);
-            value.extend_from_slice(b", ");
-        });
+/// An address as text. IPv4 by hand: on every request, and a quarter of the time that `Display` takes.
+fn push_address(ip: Option<IpAddr>, text: &mut Vec<u8>) {
+    match ip {
+        Some(IpAddr::V4(ip)) => {
+            for (at, octet) in ip.octets().into_iter().enumerate() {
+                if at > 0 {
+                    text.push(b'.');
+                }
+                push_decimal(u64::from(octet), text);
+            }
+        }
+        Some(IpAddr::V6(ip)) => text.extend_from_slice(ip.to_string().as_bytes()),
+        None => text.extend_from_slice(b"unknown"),
     }
-    value.extend_from_slice(own.as_bytes());
-    value
 }
 
 #[cfg(test)]
@@ -166,8 +187,18 @@ mod tests {
         assert_eq!((client.ip, client.scheme), ("192.0.2.1".parse().ok(), "http"));
         let mut edits = HeaderEdits::default();
         forwarded_headers(&head, &client, &mut edits);
-        assert_eq!(edits.set[0], ("x-forwarded-for", b"192.0.2.1".to_vec()));
-        assert_eq!(edits.set[1].1, b"for=192.0.2.1;host=\"gateway.example\";proto=http");
+        let lines: Vec<_> = edits.lines().map(|(name, value, _)| (name, std::str::from_utf8(value).unwrap())).collect();
+        assert_eq!(lines[0], ("x-forwarded-for", "192.0.2.1"));
+        assert_eq!(lines[1], ("forwarded", "for=192.0.2.1;host=\"gateway.example\";proto=http"));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn an_address_is_written_as_the_standard_library_writes_it() {
+        for ip in ["0.0.0.0", "10.20.3.100", "255.255.255.255", "127.0.0.1", "::1", "2001:db8::ff00:42:8329"] {
+            let mut text = Vec::new();
+            push_address(ip.parse().ok(), &mut text);
+            assert_eq!(text, ip.as_bytes());
+        }
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -1,5 +1,8 @@
 //! What is taken out of a message and what is put in. Core orders edits; a shell applies them to its own header type.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::head::{AnswerHead, Head};
 
 /// Headers that start with this are Edgekeep's own and never pass in from outside. An underscore counts as a hyphen:
@@ -8,33 +11,95 @@ pub const INTERNAL_PREFIX: &str = "x-edgekeep-";
 
 /// Whether a header's name, in lower case, is Edgekeep's own.
 pub fn is_internal(name: &str) -> bool {
-    let hyphens = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
-    hyphens.take(INTERNAL_PREFIX.len()).eq(INTERNAL_PREFIX.bytes())
+    // Most names end here.
+    name.starts_with('x') && {
+        let hyphens = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+        hyphens.take(INTERNAL_PREFIX.len()).eq(INTERNAL_PREFIX.bytes())
+    }
 }
 
 /// Orders for a head: take out first, then set (each `set` replaces), then add.
+///
+/// All values stand in one buffer, which a shell may share among them: a request gets about ten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
-    pub remove: Vec<String>,
+    pub remove: Vec<Cow<'static, str>>,
     /// Remove every header that [`is_internal`].
     pub remove_internal: bool,
     /// Drop the `Set-Cookie` lines that [`drops_set_cookie`] names.
     pub filter_set_cookie: bool,
-    pub set: Vec<(&'static str, Vec<u8>)>,
-    pub add: Vec<(&'static str, Vec<u8>)>,
+    lines: Vec<HeaderLine>,
+    values: Vec<u8>,
 }
 
+/// One header to set or to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderLine {
+    pub name: &'static str,
+    /// Where its value stands among all values.
+    pub value: Range<usize>,
+    /// Besides what is there; otherwise instead of it.
+    pub adds: bool,
+}
+
+/// Room for what a request gets without growing on the way.
+const USUAL_LINES: usize = 12;
+const USUAL_BYTES: usize = 512;
+
 impl HeaderEdits {
-    pub fn set(&mut self, name: &'static str, value: impl Into<Vec<u8>>) {
-        self.set.push((name, value.into()));
+    /// With room for what a request to an origin gets.
+    pub fn roomy() -> HeaderEdits {
+        HeaderEdits {
+            lines: Vec::with_capacity(USUAL_LINES),
+            values: Vec::with_capacity(USUAL_BYTES),
+            ..HeaderEdits::default()
+        }
     }
 
-    pub fn add(&mut self, name: &'static str, value: impl Into<Vec<u8>>) {
-        self.add.push((name, value.into()));
+    pub fn set(&mut self, name: &'static str, value: impl AsRef<[u8]>) {
+        self.set_with(name, |values| values.extend_from_slice(value.as_ref()));
     }
 
-    pub fn remove(&mut self, name: &str) {
-        self.remove.push(name.to_owned());
+    /// Sets what `write` appends.
+    pub fn set_with(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        self.line(name, false, write);
+    }
+
+    /// Sets a header in the place of what was ordered for it before.
+    pub fn set_instead(&mut self, name: &'static str, value: impl AsRef<[u8]>) {
+        self.lines.retain(|line| line.adds || line.name != name);
+        self.set(name, value);
+    }
+
+    pub fn add(&mut self, name: &'static str, value: impl AsRef<[u8]>) {
+        self.line(name, true, |values| values.extend_from_slice(value.as_ref()));
+    }
+
+    fn line(&mut self, name: &'static str, adds: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.values.len();
+        write(&mut self.values);
+        self.lines.push(HeaderLine { name, value: start..self.values.len(), adds });
+    }
+
+    pub fn remove(&mut self, name: &'static str) {
+        self.remove.push(Cow::Borrowed(name));
+    }
+
+    pub fn sets(&self, name: &str) -> bool {
+        self.lines.iter().any(|line| !line.adds && line.name == name)
+    }
+
+    /// What to set and then what to add, each in its order.
+    pub fn lines(&self) -> impl Iterator<Item = (&'static str, &[u8], bool)> {
+        let value = |line: &HeaderLine| self.values.get(line.value.clone()).unwrap_or_default();
+        let of = move |adds: bool| self.lines.iter().filter(move |line| line.adds == adds);
+        of(false).chain(of(true)).map(move |line| (line.name, value(line), line.adds))
+    }
+
+    /// The same for a shell that shares the buffer of all values.
+    pub fn into_lines(mut self) -> (Vec<HeaderLine>, Vec<u8>) {
+        self.lines.sort_by_key(|line| line.adds);
+        (self.lines, self.values)
     }
 }
 
@@ -75,7 +140,8 @@ pub fn strip_response(head: &dyn AnswerHead, edits: &mut HeaderEdits) {
 
 /// The shells always leave out the hop-by-hop list itself; only what a peer named is an order.
 fn strip(named: Vec<String>, edits: &mut HeaderEdits) {
-    edits.remove.extend(named.into_iter().filter(|name| !is_hop_by_hop(name) && !is_protected(name)));
+    let orders = named.into_iter().filter(|name| !is_hop_by_hop(name) && !is_protected(name));
+    edits.remove.extend(orders.map(Cow::Owned));
 }
 
 /// Headers that `Connection` cannot take away: naming them would strip identity or framing of its meaning.
@@ -91,6 +157,21 @@ fn name_tokens(line: &[u8], into: &mut Vec<String>) {
             into.push(token.to_ascii_lowercase());
         }
     }
+}
+
+/// A number's decimal digits.
+pub(crate) fn push_decimal(mut number: u64, text: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
 }
 
 /// Whether an origin's `Set-Cookie` line would set one of Edgekeep's cookies. Names compare without regard to case, as
@@ -122,6 +203,20 @@ mod tests {
         fn each_header(&self, _: &str, each: &mut dyn FnMut(&[u8])) {
             each(self.0.as_bytes());
         }
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn what_is_set_comes_before_what_is_added() {
+        let mut edits = HeaderEdits::default();
+        edits.add("set-cookie", "a=1");
+        edits.set("x-one", "1");
+        edits.set_instead("x-one", "2");
+        edits.set_with("x-two", |value| push_decimal(u64::MAX, value));
+        let lines = [("x-one", "2", false), ("x-two", "18446744073709551615", false), ("set-cookie", "a=1", true)];
+        assert!(edits.lines().eq(lines.map(|(name, value, adds)| (name, value.as_bytes(), adds))));
+        let (shared, values) = edits.into_lines();
+        let of = |line: &HeaderLine| (line.name, std::str::from_utf8(&values[line.value.clone()]).unwrap(), line.adds);
+        assert!(shared.iter().map(of).eq(lines));
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -1,29 +1,38 @@
 //! Names for one request across processes: `x-request-id`, and W3C `traceparent`. What the client sent is kept when it
 //! is well formed, so that a trace is not cut; anything else is made anew.
 
+use super::edits::HeaderEdits;
 use super::head::{Head, header_text};
 use crate::Entropy;
 
 /// The longest request id taken from outside.
 const MAX_REQUEST_ID: usize = 128;
 
-/// The client's id when it is 1–128 visible ASCII characters, else 32 hex digits.
-pub fn request_id(head: &dyn Head, entropy: &mut Entropy) -> String {
-    match header_text(head, "x-request-id") {
+/// `x-request-id`: the client's when it is 1–128 visible ASCII characters, else 32 hex digits.
+pub fn request_id(head: &dyn Head, entropy: &mut Entropy, edits: &mut HeaderEdits) {
+    edits.set_with("x-request-id", |value| match header_text(head, "x-request-id") {
         Some(id) if !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic()) => {
-            id.to_owned()
+            value.extend_from_slice(id.as_bytes());
         }
-        _ => hex(&entropy.bytes::<16>()),
-    }
+        _ => push_hex(&entropy.bytes::<16>(), value),
+    });
 }
 
-/// A trace context for the origin: the client's trace with a new parent, or a new trace (not sampled).
-pub fn traceparent(head: &dyn Head, entropy: &mut Entropy) -> String {
-    let parent = hex(&entropy.bytes::<8>());
-    match header_text(head, "traceparent").and_then(parse) {
-        Some((trace, flags)) => format!("00-{trace}-{parent}-{flags}"),
-        None => format!("00-{}-{parent}-00", hex(&entropy.bytes::<16>())),
-    }
+/// `traceparent` for the origin: the client's trace with a new parent, or a new trace (not sampled).
+pub fn traceparent(head: &dyn Head, entropy: &mut Entropy, edits: &mut HeaderEdits) {
+    let parent = entropy.bytes::<8>();
+    let given = header_text(head, "traceparent").and_then(parse);
+    edits.set_with("traceparent", |value| {
+        value.extend_from_slice(b"00-");
+        match given {
+            Some((trace, _)) => value.extend_from_slice(trace.as_bytes()),
+            None => push_hex(&entropy.bytes::<16>(), value),
+        }
+        value.push(b'-');
+        push_hex(&parent, value);
+        value.push(b'-');
+        value.extend_from_slice(given.map_or("00", |(_, flags)| flags).as_bytes());
+    });
 }
 
 /// Trace id and flags of a version 00 `traceparent` (W3C Trace Context §3.2).
@@ -36,9 +45,11 @@ fn parse(value: &str) -> Option<(&str, &str)> {
         .then_some((*trace, *flags))
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn push_hex(bytes: &[u8], text: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    for byte in bytes {
+        text.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 #[cfg(test)]

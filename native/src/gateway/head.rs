@@ -1,10 +1,11 @@
 //! hyper's heads as core asks them, and core's edits as hyper takes them.
 
+use bytes::Bytes;
 use edgekeep_core::ByteSize;
 use edgekeep_core::http::{
     AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal,
 };
-use http::header::{HOST, SET_COOKIE};
+use http::header::{FORWARDED, HOST, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -97,7 +98,7 @@ pub fn edit(headers: &mut HeaderMap, edits: HeaderEdits, sticky_cookie: &str) {
         headers.remove(name);
     }
     for name in &edits.remove {
-        headers.remove(name.as_str());
+        headers.remove(name.as_ref());
     }
     if edits.filter_set_cookie {
         filter_set_cookie(headers, sticky_cookie);
@@ -107,15 +108,45 @@ pub fn edit(headers: &mut HeaderMap, edits: HeaderEdits, sticky_cookie: &str) {
 
 /// Sets and adds, for a head of our own.
 pub fn apply(headers: &mut HeaderMap, edits: HeaderEdits) {
-    for (name, value) in edits.set {
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
-            headers.insert(HeaderName::from_static(name), value);
+    let (lines, values) = edits.into_lines();
+    let values = Bytes::from(values);
+    headers.reserve(lines.len());
+    for line in lines {
+        // Core's ranges lie within its values.
+        let Ok(value) = HeaderValue::from_maybe_shared(values.slice(line.value)) else { continue };
+        let name = header_name(line.name);
+        if line.adds {
+            headers.append(name, value);
+        } else {
+            headers.insert(name, value);
         }
     }
-    for (name, value) in edits.add {
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
-            headers.append(HeaderName::from_static(name), value);
-        }
+}
+
+/// A name that core sets. Those of every request are known: reading a name costs more than all the rest of a line.
+fn header_name(name: &'static str) -> HeaderName {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    const USER: HeaderName = HeaderName::from_static("x-edgekeep-user");
+    const SESSION: HeaderName = HeaderName::from_static("x-edgekeep-session");
+    const SHARD: HeaderName = HeaderName::from_static("x-edgekeep-shard");
+    const SHARD_EPOCH: HeaderName = HeaderName::from_static("x-edgekeep-shard-epoch");
+    match name {
+        "x-request-id" => REQUEST_ID,
+        "traceparent" => TRACE_PARENT,
+        "x-forwarded-for" => FORWARDED_FOR,
+        "x-forwarded-proto" => FORWARDED_PROTO,
+        "x-forwarded-host" => FORWARDED_HOST,
+        "forwarded" => FORWARDED,
+        "set-cookie" => SET_COOKIE,
+        "x-edgekeep-user" => USER,
+        "x-edgekeep-session" => SESSION,
+        "x-edgekeep-shard" => SHARD,
+        "x-edgekeep-shard-epoch" => SHARD_EPOCH,
+        _ => HeaderName::from_static(name),
     }
 }
 
@@ -153,7 +184,8 @@ mod tests {
             ("x-named", "1"),
             ("keep", "me"),
         ]);
-        let mut edits = HeaderEdits { remove_internal: true, ..HeaderEdits::default() };
+        let mut edits = HeaderEdits::default();
+        edits.remove_internal = true;
         edits.remove("x-named");
         edits.set("x-edgekeep-user", "42");
         edit(&mut map, edits, "DAB_ROUTE");
@@ -163,7 +195,9 @@ mod tests {
     #[test]
     fn only_our_set_cookie_lines_are_dropped() {
         let mut map = headers(&[("set-cookie", "a=1"), ("set-cookie", "DAB_ROUTE=x"), ("set-cookie", "b=2")]);
-        edit(&mut map, HeaderEdits { filter_set_cookie: true, ..HeaderEdits::default() }, "DAB_ROUTE");
+        let mut edits = HeaderEdits::default();
+        edits.filter_set_cookie = true;
+        edit(&mut map, edits, "DAB_ROUTE");
         let lines: Vec<_> = map.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
         assert_eq!(lines, ["a=1", "b=2"]);
     }

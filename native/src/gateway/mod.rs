@@ -3,8 +3,10 @@
 //! No framework stands on this path.
 
 pub mod clock;
+mod deadlines;
 mod download;
 mod head;
+mod joined;
 pub mod listen;
 mod origins;
 mod service;

@@ -9,6 +9,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::joined::Joined;
 use super::upload::Attempt;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
@@ -93,7 +94,7 @@ impl Origins {
         let connecting = TcpStream::connect((url.host.as_str(), url.port));
         let stream = tokio::time::timeout(within, connecting).await.map_err(|_| ConnectError::TimedOut)??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(Joined(stream))).await?;
         tokio::task::spawn_local(async move {
             // How a kept connection ends is of no interest: the next request finds it closed.
             let _ = connection.with_upgrades().await;

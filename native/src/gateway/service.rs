@@ -307,7 +307,7 @@ impl Drive<'_> {
         let mut wait = response_timeout.min(GOES_ON);
         // The origin's time begins when it has the whole request; until then each piece has that time.
         let sent = loop {
-            match tokio::time::timeout(wait, sending.as_mut()).await {
+            match self.ending.worker.deadlines.within(wait, sending.as_mut()).await {
                 Ok(sent) => break Ok(sent),
                 Err(_) => {
                     if !self.upload.is_ended() {

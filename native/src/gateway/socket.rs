@@ -12,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::joined::Joined;
+
 /// What the connection is doing, shared with the service, which knows when a request begins and ends. Atomic only because
 /// hyper's upgrades ask for `Send`; both sides live on one core.
 #[derive(Clone)]
@@ -77,7 +79,7 @@ impl Activity {
 }
 
 pub struct Socket {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Joined<TcpStream>>,
     activity: Activity,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -89,7 +91,7 @@ impl Socket {
     pub fn new(stream: TcpStream, header_timeout: Duration, idle_timeout: Duration) -> (Socket, Activity) {
         let activity = Activity::new();
         let timer = Box::pin(tokio::time::sleep(header_timeout.min(idle_timeout)));
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Joined(stream));
         (Socket { stream, activity: activity.clone(), header_timeout, idle_timeout, timer }, activity)
     }
 

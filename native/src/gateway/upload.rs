@@ -5,11 +5,13 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::clock::Tick;
 
 /// The client's side of the body, shared by the attempts to send it.
 #[derive(Clone)]
@@ -29,7 +31,7 @@ struct State {
     /// Which attempt may read: the newest. An older one that is still being polled must not take what is the newer's.
     generation: u32,
     /// When the last piece came, or the body ended.
-    moved_at: Instant,
+    moved_at: Tick,
     ended: bool,
     /// The client owes the next piece.
     owed: bool,
@@ -74,7 +76,7 @@ impl Upload {
             too_large: false,
             broken: false,
             generation: 0,
-            moved_at: Instant::now(),
+            moved_at: Tick::now(),
             owed: false,
         })))
     }
@@ -91,7 +93,7 @@ impl Upload {
         let mut state = self.0.borrow_mut();
         state.keep_at_most = retry_buffer;
         state.generation += 1;
-        state.moved_at = Instant::now();
+        state.moved_at = Tick::now();
         Attempt { upload: self.clone(), generation: state.generation, sent: 0 }
     }
 
@@ -177,7 +179,7 @@ impl Body for Attempt {
                 return Poll::Pending;
             }
             Poll::Ready(None) => {
-                (*ended, *moved_at) = (true, Instant::now());
+                (*ended, *moved_at) = (true, Tick::now());
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
@@ -186,7 +188,7 @@ impl Body for Attempt {
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
-        (*owed, *moved_at, *ended) = (false, Instant::now(), incoming.is_end_stream());
+        (*owed, *moved_at, *ended) = (false, Tick::now(), incoming.is_end_stream());
         if let Some(data) = frame.data_ref() {
             *read += data.len() as u64;
             if *read > *limit {

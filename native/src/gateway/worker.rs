@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::deadlines::Deadlines;
 use super::origins::Origins;
 use super::service::serve;
 use super::socket::Socket;
@@ -53,6 +54,7 @@ pub struct Worker {
     pub notify: Notifier,
     pub origins: Origins,
     pub streams: Streams,
+    pub deadlines: Rc<Deadlines>,
     pub access_log: bool,
     local: RefCell<Local>,
     connections: Cell<usize>,
@@ -101,6 +103,7 @@ pub fn run(
             notify: shared.notify,
             origins: Origins::default(),
             streams: Streams::default(),
+            deadlines: Rc::default(),
             access_log,
             local: RefCell::new(Local::new(Entropy::from_seed(seed))),
             connections: Cell::new(0),
@@ -121,6 +124,8 @@ pub fn run(
             }
         });
         tokio::task::spawn_local(watch(worker.clone()));
+        let deadlines = worker.deadlines.clone();
+        tokio::task::spawn_local(async move { deadlines.watch().await });
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Cells(answer) => {

@@ -215,14 +215,11 @@ fn apply(edits: &HeaderEdits, headers: &mut Vec<(String, String)>) {
         let internal = edits.remove_internal && crate::http::is_internal(name);
         let filtered =
             edits.filter_set_cookie && name == "set-cookie" && drops_set_cookie(value.as_bytes(), "DAB_ROUTE");
-        !(is_hop_by_hop(name) || internal || filtered || edits.remove.contains(name))
+        !(is_hop_by_hop(name) || internal || filtered || edits.remove.iter().any(|removed| removed == name))
     });
-    for (name, value) in &edits.set {
-        headers.retain(|(n, _)| n != name);
-        headers.push(((*name).to_owned(), text(value)));
-    }
-    for (name, value) in &edits.add {
-        headers.push(((*name).to_owned(), text(value)));
+    for (name, value, adds) in edits.lines() {
+        headers.retain(|(n, _)| adds || n != name);
+        headers.push((name.to_owned(), text(value)));
     }
 }
 
