@@ -101,7 +101,7 @@ pub fn choose(
 }
 
 /// Whether too few of the origins that the operator left in are available.
-fn panics(origins: &[Origin], now: Timestamp, rules: &BalanceRules) -> bool {
+pub fn panics(origins: &[Origin], now: Timestamp, rules: &BalanceRules) -> bool {
     let (mut ready, mut available) = (0u32, 0u32);
     for origin in origins {
         ready += u32::from(origin.state.admin() == Admin::Ready);

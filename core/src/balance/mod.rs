@@ -10,7 +10,7 @@ mod retry_budget;
 mod round_robin;
 mod sticky;
 
-pub use choice::{BalanceRules, Choice, OnNoHealthy, choose};
+pub use choice::{BalanceRules, Choice, OnNoHealthy, choose, panics};
 pub use lease::{Lease, Leases};
 pub use origin::{Admin, Check, Origin, OriginId, OriginState, Pool, Standing};
 pub use retry_budget::RetryBudget;
