@@ -29,6 +29,7 @@ pub struct Checks {
     running: usize,
     runs: u64,
     panicking: BTreeSet<String>,
+    ticked_at: Timestamp,
     entropy: Entropy,
 }
 
@@ -130,6 +131,7 @@ impl Checks {
             running: 0,
             runs: 0,
             panicking: BTreeSet::new(),
+            ticked_at: Timestamp(0),
             entropy,
         }
     }
@@ -247,6 +249,9 @@ impl Checks {
         now: Timestamp,
     ) -> Vec<HealthEvent> {
         let mut events = Vec::new();
+        if now < std::mem::replace(&mut self.ticked_at, now) {
+            self.spread_anew(now);
+        }
         for (id, checked) in &mut self.origins {
             let state = &checked.origin.state;
             state.judge(&self.limits, now);
@@ -283,6 +288,17 @@ impl Checks {
             }
         }
         events
+    }
+
+    /// The clock stepped back: nobody is to wait until it has caught up.
+    fn spread_anew(&mut self, now: Timestamp) {
+        self.due.clear();
+        for (id, checked) in &mut self.origins {
+            if let Next::At(at) = &mut checked.next {
+                *at = now + Millis(self.entropy.below(self.rules.interval.0));
+                self.due.insert((*at, id.clone()));
+            }
+        }
     }
 
     /// Why the last check of an origin failed; none when it succeeded, or there was none.

@@ -291,3 +291,12 @@ fn degradation_and_recovery_are_told_by_the_tick_when_no_request_comes() {
     bench.run(Millis(300_000), |_| Ok(()));
     assert_eq!(bench.told(), ["origin a is not degraded any more"]);
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_clock_that_steps_back_delays_no_check_beyond_an_interval() {
+    let mut bench = Bench::new(vec![pool("p", &["a", "b"])]);
+    bench.run(Millis(60_000), |_| Ok(()));
+    bench.now = NOW - Millis(3_600_000);
+    let checked = bench.run(Millis(30_000), |_| Ok(()));
+    assert!(checked.len() >= 2, "{checked:?}");
+}
