@@ -2,6 +2,7 @@
 //! origin there, and is the session authority of the Workers in front of it.
 
 mod admin;
+mod checks;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;

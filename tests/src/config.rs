@@ -57,8 +57,24 @@ pub struct Setup {
     pub refuse_at_max: bool,
     /// `session.near_cache`, where it is not the default.
     pub near_cache: Option<u32>,
+    /// Three more origins and a spare one, which the scenario starts and breaks.
+    pub unsteady: Option<Unsteady>,
     /// Tokens live for seconds: [`ACCESS_SECONDS`] and [`REFRESH_SECONDS`].
     pub short_lives: bool,
+}
+
+/// The pool below `/unsteady`, of the origins `u0`, `u1` and `u2`, and the fallback pool `spare` of the origin `s`.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsteady {
+    /// Between checks, in milliseconds.
+    pub interval: u64,
+    /// While a state is changing.
+    pub fast_interval: u64,
+    pub timeout: u64,
+    /// `balance.on_no_healthy`, in TOML.
+    pub on_no_healthy: &'static str,
+    /// `health.max_latency_p95`, in milliseconds; it counts from the twentieth request.
+    pub max_latency: u64,
 }
 
 /// Ports of one deployment.
@@ -73,6 +89,8 @@ pub struct PortsOf {
     pub origins: [u16; 3],
     /// Nobody listens here.
     pub dead: u16,
+    /// `u0`, `u1`, `u2` and `s`; unused where the setup has none.
+    pub unsteady: [u16; 4],
     /// The Worker, in front of the gateway; unused natively.
     pub worker: u16,
 }
@@ -92,6 +110,8 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
     let store = store(kind, setup, nodes);
     let refresh_failures = if setup.roomy_limits { "1000000/1m" } else { "20/1m" };
     let application = setup.application.map(application).unwrap_or_default();
+    let unsteady = setup.unsteady.map(|setup| unsteady(ports.unsteady, setup)).unwrap_or_default();
+    let on_no_healthy = setup.unsteady.map_or("\"fail_open\"", |setup| setup.on_no_healthy);
     let (lives, sticky) = if setup.short_lives {
         let lives = format!(
             "access_ttl = \"{ACCESS_SECONDS}s\"\naccess_ttl_jitter = 0.0\nrefresh_ttl = \"{REFRESH_SECONDS}s\"\n\
@@ -138,6 +158,7 @@ refresh_failures = "{refresh_failures}"
 
 [balance]
 connect_timeout = "500ms"
+on_no_healthy = {on_no_healthy}
 
 [balance.sticky]
 {sticky}
@@ -250,6 +271,7 @@ auth = "session"
 shard = "photo:month"
 
 {application}
+{unsteady}
 [[routes]]
 path = "/{{rest..}}"
 auth = "none"
@@ -289,4 +311,35 @@ origins = [{{ id = "application", url = "http://127.0.0.1:{port}" }}]
         text += &format!("\n[[routes]]\npath = \"{path}\"\nauth = \"{auth}\"\nshard = \"shard_2024_7\"\n");
     }
     text
+}
+
+fn unsteady([u0, u1, u2, s]: [u16; 4], setup: Unsteady) -> String {
+    let Unsteady { interval, fast_interval, timeout, max_latency, .. } = setup;
+    format!(
+        r#"
+[health]
+interval = "{interval}ms"
+fast_interval = "{fast_interval}ms"
+timeout = "{timeout}ms"
+max_latency_p95 = "{max_latency}ms"
+min_samples = 20
+
+[[pools]]
+shard = "shard_2024_8"
+origins = [
+  {{ id = "u0", url = "http://127.0.0.1:{u0}" }},
+  {{ id = "u1", url = "http://127.0.0.1:{u1}" }},
+  {{ id = "u2", url = "http://127.0.0.1:{u2}" }},
+]
+
+[[pools]]
+name = "spare"
+origins = [{{ id = "s", url = "http://127.0.0.1:{s}" }}]
+
+[[routes]]
+path = "/unsteady/{{rest..}}"
+auth = "none"
+shard = "shard_2024_8"
+"#
+    )
 }

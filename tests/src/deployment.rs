@@ -22,6 +22,7 @@ use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
 use crate::redis::{Cluster, Standalone};
 use crate::resp::Reply;
+use crate::unsteady::UnsteadyOrigin;
 
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
@@ -136,6 +137,7 @@ pub struct Deployment {
     second: Mutex<Option<Program>>,
     gateway: Mutex<Option<Program>>,
     origins: Mutex<Option<Program>>,
+    unsteady: Mutex<Option<[UnsteadyOrigin; 4]>>,
     store: Store,
     /// Every token that was given out: none may stand in a log.
     given_out: Mutex<BTreeSet<String>>,
@@ -151,6 +153,7 @@ impl Deployment {
             second_admin: Ports::free()?,
             origins: [Ports::free()?, Ports::free()?, Ports::free()?],
             dead: Ports::free()?,
+            unsteady: [Ports::free()?, Ports::free()?, Ports::free()?, Ports::free()?],
             worker: Ports::free()?,
         };
         let folder = tempfile::Builder::new().prefix("edgekeep-scenario-").tempdir()?;
@@ -170,6 +173,7 @@ impl Deployment {
             second: Mutex::new(None),
             gateway: Mutex::new(None),
             origins: Mutex::new(None),
+            unsteady: Mutex::new(None),
             store,
             given_out: Mutex::new(BTreeSet::new()),
             folder,
@@ -178,6 +182,11 @@ impl Deployment {
             deployment.generate_keys()?;
         }
         deployment.start_origins()?;
+        if setup.unsteady.is_some() {
+            let [u0, u1, u2, s] = ports.unsteady;
+            let start = UnsteadyOrigin::start;
+            *lock(&deployment.unsteady) = Some([start("u0", u0)?, start("u1", u1)?, start("u2", u2)?, start("s", s)?]);
+        }
         deployment.start_gateway()?;
         if kind == Kind::EdgeBesideRegion {
             deployment.start_worker().context("start the Worker")?;
@@ -210,6 +219,11 @@ impl Deployment {
     /// A request to the admin side.
     pub fn admin(&self, method: &str, target: &str) -> Request {
         Request::new(Entry { address: local(self.ports.admin), behind_platform: false }, method, target)
+    }
+
+    /// A request to the admin side by who may change something there.
+    pub fn operator(&self, method: &str, target: &str) -> Request {
+        self.admin(method, target).bearer(ADMIN_TOKEN)
     }
 
     pub fn entry(&self) -> Entry {
@@ -269,6 +283,11 @@ impl Deployment {
         origins.wait_until(PATIENCE, || self.ports.origins.iter().all(|port| answers(*port, "/health")))?;
         *lock(&self.origins) = Some(origins);
         Ok(())
+    }
+
+    /// The origins of [`Setup::unsteady`]: `u0`, `u1`, `u2` and `s`, the spare one. To be asked for once.
+    pub fn unsteady_origins(&self) -> Result<[UnsteadyOrigin; 4]> {
+        lock(&self.unsteady).take().context("they are gone, or the setup has none")
     }
 
     pub fn stop_origins(&self) {

@@ -15,6 +15,7 @@ mod redis;
 mod relay;
 mod resp;
 pub mod storage_doc;
+mod unsteady;
 mod user;
 pub mod wire;
 
@@ -23,11 +24,12 @@ pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use common::{Stage, is_long, local, lock, root};
 pub use config::{
     ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
-    Setup, TRUSTED_PROXY,
+    Setup, TRUSTED_PROXY, Unsteady,
 };
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
+pub use unsteady::{Does, UnsteadyOrigin};
 pub use user::{Session, fresh_address};

@@ -105,6 +105,11 @@ pub fn choose(
     }
 }
 
+/// Whether too few of the origins that the operator left in are available.
+pub fn panics(origins: &[Origin], now: Timestamp, rules: &BalanceRules) -> bool {
+    Census::of(origins, now).panics(rules.panic_threshold)
+}
+
 /// What all steps of one choice look at.
 struct Field<'a> {
     origins: &'a [Origin],

@@ -11,7 +11,7 @@ mod round_robin;
 mod sticky;
 mod turns;
 
-pub use choice::{BalanceRules, Choice, OnNoHealthy, choose};
+pub use choice::{BalanceRules, Choice, OnNoHealthy, choose, panics};
 pub use lease::{Lease, Leases};
 pub use origin::{Admin, Check, Origin, OriginId, OriginState, Pool, Standing};
 pub use retry_budget::RetryBudget;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::health::{EjectionRules, HealthLimits, Streak, Traffic, TrafficSlots, is_degraded};
 use crate::units::{Millis, Timestamp};
 
 /// An origin's name in configuration, metrics and the sticky cookie's tag; unique over all pools. Cheap to clone.
@@ -95,6 +96,16 @@ pub enum Standing {
 }
 
 impl Standing {
+    pub const ALL: [Standing; 7] = [
+        Standing::Available,
+        Standing::Degraded,
+        Standing::Drain,
+        Standing::Maintenance,
+        Standing::Refused,
+        Standing::Down,
+        Standing::Ejected,
+    ];
+
     /// Whether new clients are sent there.
     pub const fn is_available(self) -> bool {
         matches!(self, Standing::Available | Standing::Degraded)
@@ -138,6 +149,7 @@ const ADMIN_MASK: u32 = 0b0000_0011;
 const CHECK_MASK: u32 = 0b0000_1100;
 const DEGRADED: u32 = 0b0001_0000;
 const REFUSED: u32 = 0b0010_0000;
+const HURRIED: u32 = 0b0100_0000;
 
 /// So long an origin that refused a connection is left alone; then a request may find out whether it is back. One that
 /// is refused again goes to another origin, so nobody notices.
@@ -147,13 +159,17 @@ const REFUSED_FOR: Millis = Millis(5_000);
 #[derive(Debug, Default)]
 pub struct OriginState {
     in_flight: AtomicU32,
-    /// Admin (bits 0–1), check (2–3), degraded (4), refused (5).
+    /// Admin (bits 0–1), check (2–3), degraded (4), refused (5), hurried (6).
     word: AtomicU32,
     penalty: AtomicU64,
     ejected_until: AtomicU64,
     refused_at: AtomicU64,
     /// When it last came back; 0: it never was away, so it needs no warming up.
     warm_since: AtomicU64,
+    /// How often it was ejected.
+    ejections: AtomicU32,
+    streak: Streak,
+    traffic: TrafficSlots,
 }
 
 impl OriginState {
@@ -217,16 +233,76 @@ impl OriginState {
         }
     }
 
-    /// Keeps the origin out until then; the slow start follows. `Timestamp(0)` brings it back at once.
+    /// Keeps the origin out until then; the slow start follows.
     pub fn eject_until(&self, until: Timestamp) {
         self.ejected_until.store(until.0, Ordering::Relaxed);
         self.warm_since.fetch_max(until.0, Ordering::Relaxed);
+        self.ejections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends an ejection early; the slow start begins now.
+    pub fn bring_back(&self, now: Timestamp) {
+        self.ejected_until.store(now.0, Ordering::Relaxed);
+        self.warm_since.store(now.0, Ordering::Relaxed);
+    }
+
+    /// How often it was ejected (a counter).
+    pub fn ejections(&self) -> u32 {
+        self.ejections.load(Ordering::Relaxed)
     }
 
     /// `None` when it is not ejected at `now`.
     pub fn ejected_until(&self, now: Timestamp) -> Option<Timestamp> {
         let until = self.ejected_until.load(Ordering::Relaxed);
         (until > now.0).then_some(Timestamp(until))
+    }
+
+    /// Counts an attempt that ended, and once a second makes the degraded state anew. True when it is the last of too
+    /// many failures in a row: the origin is to be ejected.
+    pub fn attempt_ended(&self, failed: bool, took: Millis, limits: &HealthLimits, now: Timestamp) -> bool {
+        self.traffic.record(failed, took >= limits.max_latency_p95, now);
+        if self.traffic.is_due(now) {
+            self.judge(limits, now);
+        }
+        if !failed {
+            self.streak.succeeded();
+            return false;
+        }
+        self.failed(now);
+        self.streak.failed(&EjectionRules::default())
+    }
+
+    /// Makes the degraded state anew; also to be called where no request comes, for the counts grow old.
+    pub fn judge(&self, limits: &HealthLimits, now: Timestamp) {
+        let degraded = is_degraded(&self.traffic.sum(now), limits);
+        if degraded != self.is_degraded() {
+            self.set_degraded(degraded, now);
+        }
+    }
+
+    pub fn is_degraded(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & DEGRADED != 0
+    }
+
+    /// This gateway's traffic there in the last five minutes.
+    pub fn traffic(&self, now: Timestamp) -> Traffic {
+        self.traffic.sum(now)
+    }
+
+    /// A request found the origin dead: it is to be checked soon.
+    pub fn hurry(&self) {
+        if self.word.load(Ordering::Relaxed) & HURRIED == 0 {
+            self.word.fetch_or(HURRIED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was to be checked soon; asked once for each time.
+    pub fn take_hurry(&self) -> bool {
+        let hurried = self.word.load(Ordering::Relaxed) & HURRIED != 0;
+        if hurried {
+            self.word.fetch_and(!HURRIED, Ordering::Relaxed);
+        }
+        hurried
     }
 
     /// A request failed: the origin looks busier for a while, so that failing fast does not attract traffic.
@@ -400,5 +476,58 @@ mod tests {
         state.set_degraded(true, after(20_000));
         state.set_degraded(false, after(20_000));
         assert_eq!(state.warmth(after(20_000), window), 1000);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn an_ejected_origin_warms_up_from_when_it_is_back() {
+        let (state, window) = (OriginState::default(), Millis(10_000));
+        state.eject_until(after(30_000));
+        assert_eq!(state.standing(after(29_999)), Standing::Ejected);
+        assert_eq!(state.warmth(after(35_000), window), 500);
+        let early = OriginState::default();
+        early.eject_until(after(30_000));
+        early.bring_back(after(2_000));
+        assert_eq!(early.standing(after(2_000)), Standing::Available);
+        assert_eq!(early.warmth(after(7_000), window), 500);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn live_traffic_degrades_an_origin_at_its_limits_and_an_empty_window_restores_it() {
+        let limits = HealthLimits::default();
+        let fill = |errors: u64, slow: u64| {
+            let state = OriginState::default();
+            for number in 0..1000 {
+                let took = Millis(if number < slow { 500 } else { 499 });
+                state.attempt_ended(number < errors, took, &limits, NOW);
+            }
+            state.judge(&limits, after(1000));
+            state
+        };
+        assert_eq!(fill(9, 50).standing(after(1000)), Standing::Available);
+        assert_eq!(fill(0, 51).standing(after(1000)), Standing::Degraded);
+        let failing = fill(10, 0);
+        failing.bring_back(after(1000));
+        assert_eq!(failing.standing(after(1000)), Standing::Degraded);
+        failing.judge(&limits, after(300_000));
+        assert_eq!(failing.standing(after(300_000)), Standing::Available);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_request_after_the_second_is_enough_to_notice_that_an_origin_is_slow() {
+        let (state, limits) = (OriginState::default(), HealthLimits::default());
+        (0..200).for_each(|_| assert!(!state.attempt_ended(false, Millis(700), &limits, NOW)));
+        assert!(!state.is_degraded(), "looked at with the first request of the second");
+        state.attempt_ended(false, Millis(1), &limits, after(1000));
+        assert!(state.is_degraded());
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_hurry_is_asked_for_once() {
+        let state = OriginState::default();
+        assert!(!state.take_hurry());
+        state.hurry();
+        state.hurry();
+        assert_eq!((state.take_hurry(), state.take_hurry()), (true, false));
+        assert_eq!(state.standing(NOW), Standing::Available);
     }
 }

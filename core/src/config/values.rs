@@ -27,6 +27,15 @@ impl Text for Millis {
     }
 }
 
+impl std::str::FromStr for Millis {
+    type Err = String;
+
+    /// As in the configuration; the error says what is allowed.
+    fn from_str(text: &str) -> Result<Millis, String> {
+        <Millis as Text>::parse(text).ok_or_else(<Millis as Text>::allowed)
+    }
+}
+
 impl Text for ByteSize {
     fn allowed() -> String {
         "a size such as \"64KiB\": a whole number with B, KiB, MiB or GiB, at most 1024GiB".to_owned()

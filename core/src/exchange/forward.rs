@@ -3,6 +3,7 @@
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+use super::passive::{Ended, took};
 use super::{Awaiting, Context, Decided, Destination, Exchange, Failed, FailedStage, Plan, Purpose, Reply, ReplyBody};
 use super::{Step, own};
 use crate::balance::{Choice, Lease, Origin, OriginId, Sticky, choose};
@@ -38,6 +39,8 @@ pub(super) struct Forward {
     /// The answer names its origin in the sticky cookie.
     set_sticky: bool,
     pub cache: super::cached::Progress,
+    /// For how long the origin has had the whole request, where the shell knows.
+    pub waited: Option<Millis>,
 }
 
 impl Forward {
@@ -69,6 +72,8 @@ struct Current {
     pool: usize,
     origin: usize,
     id: OriginId,
+    /// When the request was sent there.
+    began: Timestamp,
 }
 
 /// Why a map was asked for.
@@ -214,7 +219,7 @@ impl Exchange {
                 if !self.forward.failed {
                     of.budget.earn(rules.config.balance.retry_budget);
                 }
-                self.forward.current = Some(Current { pool, origin, id: chosen.id.clone() });
+                self.forward.current = Some(Current { pool, origin, id: chosen.id.clone(), began: cx.now });
                 let of_pool = of.shard.is_some().then_some(of.pool.name.as_str());
                 let shard = placed.shard.as_ref().map(ShardName::as_str).or(of_pool);
                 let plan = self.plan(&placed, shard, (pool, origin), lease, cx)?;
@@ -391,12 +396,7 @@ impl Exchange {
     ) -> Decided {
         let Some(current) = self.forward.current.clone() else { return Ok(authority_answer(answer)) };
         let status = answer.status();
-        if let Some(origin) = self.rules.origin(current.pool, current.origin) {
-            origin.state.connected(cx.now);
-            if status >= 500 {
-                origin.state.failed(cx.now);
-            }
-        }
+        self.attempt_ended(&current, Ended::Answered(status), cx);
         if status == 421
             && let Some(epoch) = self.forward.placed.as_ref().and_then(|placed| placed.epoch)
         {
@@ -439,15 +439,7 @@ impl Exchange {
     pub(super) fn origin_failed(&mut self, failed: Failed, cx: &mut Context<'_>) -> Decided {
         let Some(current) = self.forward.current.take() else { return Err(self.store_unavailable()) };
         self.forward.failed = true;
-        if let Some(origin) = self.rules.origin(current.pool, current.origin) {
-            // A kept connection that closed just then says nothing about its origin.
-            if failed.stage != FailedStage::Unsent {
-                origin.state.failed(cx.now);
-            }
-            if failed.stage == FailedStage::Connect && !failed.timed_out {
-                origin.state.refused(cx.now);
-            }
-        }
+        self.attempt_ended(&current, Ended::Failed { stage: failed.stage, timed_out: failed.timed_out }, cx);
         let nothing_sent = matches!(failed.stage, FailedStage::Connect | FailedStage::Unsent);
         let again = if nothing_sent {
             true
@@ -476,6 +468,11 @@ impl Exchange {
             return Err(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"));
         }
         Err(Problem::new(ProblemCode::OriginFailed, "the connection to the origin failed"))
+    }
+
+    fn attempt_ended(&mut self, current: &Current, ended: Ended, cx: &Context<'_>) {
+        let took = took(self.forward.waited.take(), current.began, cx.head, cx.now);
+        self.rules.attempt_ended(&self.live, (current.pool, current.origin), ended, took, cx.now);
     }
 
     fn most_attempts(&self) -> usize {

@@ -21,6 +21,7 @@ mod limits;
 mod oauth;
 mod openapi;
 mod own;
+mod passive;
 mod rules;
 mod sessions;
 mod stay;

@@ -13,6 +13,7 @@ use crate::balance::{
     BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
 };
 use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
+use crate::health::PoolEjections;
 use crate::metrics::Cells;
 use crate::route::Router;
 use crate::session::{NearCache, RotationRules};
@@ -106,7 +107,7 @@ pub struct Rules {
     /// For each origin of `any`: its pool and its index there.
     pub(super) any_at: Vec<(usize, usize)>,
     pub(super) fallback: Option<usize>,
-    pub(super) balance: BalanceRules,
+    pub balance: BalanceRules,
     pub(super) sticky: StickyKeys,
     pub(super) photos: PhotoRules,
 }
@@ -345,6 +346,7 @@ pub struct Live {
     pub(super) refresh_failures: RateLimit,
     pub(super) creates: RateLimit,
     keys_call: Mutex<Option<KeysCall>>,
+    pub ejections: PoolEjections,
 }
 
 /// The last call to the authority for its keys.
@@ -383,6 +385,7 @@ impl Live {
             refresh_failures: RateLimit::new(entropy),
             creates: RateLimit::new(entropy),
             keys_call: Mutex::default(),
+            ejections: PoolEjections::default(),
         }
     }
 

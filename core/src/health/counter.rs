@@ -6,6 +6,7 @@
 //! not wait a minute for its first request, nor does a dead one get traffic for that long.
 
 use crate::balance::Check;
+use crate::config::HealthConfig;
 use crate::entropy::Entropy;
 use crate::units::{Millis, Timestamp};
 
@@ -24,6 +25,17 @@ pub struct CheckRules {
 impl Default for CheckRules {
     fn default() -> CheckRules {
         CheckRules { interval: Millis::from_secs(30), fast_interval: Millis::from_secs(5), rise: 2, fall: 3 }
+    }
+}
+
+impl From<&HealthConfig> for CheckRules {
+    fn from(config: &HealthConfig) -> CheckRules {
+        CheckRules {
+            interval: config.interval,
+            fast_interval: config.fast_interval,
+            rise: config.healthy_threshold,
+            fall: config.unhealthy_threshold,
+        }
     }
 }
 
@@ -68,13 +80,13 @@ impl HealthCounter {
         self.health.is_some_and(|health| health > 0 && health < bounds(rules).1)
     }
 
-    /// When to check next: after the interval, or the fast one in transition or when `hurried` (live traffic just saw a
+    /// When to check next, after a check that began at `began`: after the interval, or the fast one in transition or when `hurried` (live traffic just saw a
     /// failure), ±10 %, so that gateways that started together do not check together.
-    pub fn next_check(&self, rules: &CheckRules, hurried: bool, now: Timestamp, entropy: &mut Entropy) -> Timestamp {
+    pub fn next_check(&self, rules: &CheckRules, hurried: bool, began: Timestamp, entropy: &mut Entropy) -> Timestamp {
         let fast = hurried || self.in_transition(rules);
         let span = if fast { rules.fast_interval.min(rules.interval) } else { rules.interval };
         let jitter = span.0 / 10;
-        now + Millis((span.0 - jitter).saturating_add(entropy.below(2 * jitter + 1)))
+        began + Millis((span.0 - jitter).saturating_add(entropy.below(2 * jitter + 1)))
     }
 }
 

@@ -2,13 +2,14 @@
 //! Numbers and rules are those of Envoy's outlier detection.
 //!
 //! The count of failures ([`Streak`]) is an atomic beside the origin, because every request touches it. The rare
-//! decision ([`Ejections`], one a pool) belongs to whoever owns the pool's control; it hands out the instant that
-//! `OriginState::eject_until` is given.
+//! decision ([`Ejections`], one a pool) is taken under the one lock of [`PoolEjections`], which nobody touches before a
+//! row of failures is full.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::balance::OriginId;
+use crate::balance::{Origin, OriginId, Pool};
 use crate::units::{Millis, Ratio, Timestamp};
 
 /// When an origin is thrown out, and for how long.
@@ -70,6 +71,8 @@ pub struct Ejections {
 struct Ejected {
     /// How many are not forgiven: the multiplier of the next stay outside.
     times: u32,
+    /// When it was thrown out last.
+    at: Timestamp,
     until: Timestamp,
     /// From when on the next forgiveness is counted.
     since: Timestamp,
@@ -92,14 +95,15 @@ impl Ejections {
         // Beyond the longest stay the multiplier stops, or it would take hours to be forgiven.
         let times = if rules.base.0.saturating_mul(u64::from(times)) < rules.max.0 { times + 1 } else { times };
         let until = now + Millis(rules.base.0.saturating_mul(u64::from(times))).min(rules.max);
-        self.origins.insert(id.clone(), Ejected { times, until, since: until });
+        self.origins.insert(id.clone(), Ejected { times, at: now, until, since: until });
         Some(until)
     }
 
-    /// A check succeeded: an ejected origin comes back at once. `true` when it was out.
-    pub fn check_succeeded(&mut self, id: &OriginId, now: Timestamp) -> bool {
+    /// A check that began at `began` succeeded: an origin that was thrown out before comes back at once. `true` when it
+    /// was out.
+    pub fn check_succeeded(&mut self, id: &OriginId, began: Timestamp, now: Timestamp) -> bool {
         match self.origins.get_mut(id) {
-            Some(ejected) if ejected.until > now => {
+            Some(ejected) if ejected.until > now && ejected.at <= began => {
                 (ejected.until, ejected.since) = (now, now);
                 true
             }
@@ -126,6 +130,43 @@ impl Ejections {
     /// How many ejections were refused because the pool had no more to spare (a counter).
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+}
+
+/// The ejections of all pools, kept over reloads.
+#[derive(Debug, Default)]
+pub struct PoolEjections(Mutex<BTreeMap<String, Ejections>>);
+
+impl PoolEjections {
+    /// Throws out an origin of a pool that failed too often in a row, if the pool can spare it.
+    pub fn eject(&self, pool: &Pool, origin: &Origin, now: Timestamp, rules: &EjectionRules) {
+        let mut pools = self.pools();
+        let ejections = match pools.get_mut(&pool.name) {
+            Some(ejections) => ejections,
+            None => pools.entry(pool.name.clone()).or_default(),
+        };
+        if let Some(until) = ejections.eject(&origin.id, pool.origins.len(), now, rules) {
+            origin.state.eject_until(until);
+        }
+    }
+
+    /// A check that began at `began` succeeded.
+    pub fn check_succeeded(&self, pool: &str, origin: &Origin, began: Timestamp, now: Timestamp) {
+        if origin.state.ejected_until(now).is_some()
+            && let Some(ejections) = self.pools().get_mut(pool)
+            && ejections.check_succeeded(&origin.id, began, now)
+        {
+            origin.state.bring_back(now);
+        }
+    }
+
+    /// How many ejections of a pool's origins were refused (a counter).
+    pub fn refused(&self, pool: &str) -> u64 {
+        self.pools().get(pool).map_or(0, Ejections::refused)
+    }
+
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Ejections>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,8 +235,9 @@ mod tests {
     fn a_good_check_brings_an_origin_back_at_once() {
         let (mut ejections, rules) = (Ejections::default(), EjectionRules::default());
         ejections.eject(&id(1), 3, NOW, &rules);
-        assert!(ejections.check_succeeded(&id(1), after(5)));
-        assert!(!ejections.check_succeeded(&id(1), after(5)));
+        assert!(!ejections.check_succeeded(&id(1), NOW - Millis(1), after(4)), "it says nothing of what came later");
+        assert!(ejections.check_succeeded(&id(1), after(4), after(5)));
+        assert!(!ejections.check_succeeded(&id(1), after(4), after(5)));
         assert_eq!(ejections.ejected(after(5)), 0);
         assert_eq!(ejections.eject(&id(1), 3, after(6), &rules), Some(after(66)));
     }

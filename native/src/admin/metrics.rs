@@ -2,16 +2,18 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edgekeep_core::balance::{Origin, Standing, panics};
+use edgekeep_core::exchange::Rules;
 use edgekeep_core::metrics::{Cells, Exposition, Kind, Refresh, TextFormat};
 
-use crate::gateway::{Shared, clock};
-use crate::reports::Reports;
+use super::Admin;
+use crate::gateway::clock;
 use crate::store::redis::{Redis, UNREPLICATED};
 
-pub fn exposition(shared: &Shared, reports: &Reports, cores: &[Cells], format: TextFormat) -> String {
+pub fn exposition(admin: &Admin, cores: &[Cells], format: TextFormat) -> String {
+    let Admin { shared, reports, .. } = admin;
     let mut sum = Cells::default();
     cores.iter().for_each(|cells| sum.merge(cells));
-    let now = clock::now();
     let mut out = Exposition::new(format);
 
     out.family("http_server_requests", Kind::Counter, None, "Answers by the status's class.");
@@ -76,17 +78,46 @@ pub fn exposition(shared: &Shared, reports: &Reports, cores: &[Cells], format: T
         out.family("edgekeep_shard_map_epoch", Kind::Gauge, None, "Epoch of the shard map in use.");
         out.sample(&[], map.epoch().0 as f64);
     }
-    out.family("edgekeep_origin_in_flight", Kind::Gauge, None, "Requests at an origin now.");
-    for (pool, origin) in rules.origins() {
-        let labels = [("pool", pool), ("origin", origin.id.as_str())];
-        out.sample(&labels, f64::from(origin.state.in_flight()));
-    }
-    out.family("edgekeep_origin_available", Kind::Gauge, None, "1 while an origin gets new requests.");
-    for (pool, origin) in rules.origins() {
-        let labels = [("pool", pool), ("origin", origin.id.as_str())];
-        out.sample(&labels, f64::from(u8::from(origin.state.standing(now).is_available())));
-    }
+    health(&mut out, admin, &rules);
     out.finish()
+}
+
+fn health(out: &mut Exposition, admin: &Admin, rules: &Rules) {
+    let (now, checks) = (clock::now(), admin.checker.checks());
+    out.family("edgekeep_origin_in_flight", Kind::Gauge, None, "Requests at an origin now.");
+    each_origin(rules, |labels, origin| out.sample(labels, f64::from(origin.state.in_flight())));
+    out.family("edgekeep_origin_available", Kind::Gauge, None, "1 while an origin gets new requests.");
+    each_origin(rules, |labels, origin| {
+        out.sample(labels, f64::from(u8::from(origin.state.standing(now).is_available())));
+    });
+    out.family("edgekeep_origin_state", Kind::StateSet, None, "What an origin is used for, and why not for more.");
+    let states = Standing::ALL.map(Standing::name);
+    each_origin(rules, |labels, origin| out.states(labels, &states, origin.state.standing(now).name()));
+    out.family("edgekeep_origin_checks", Kind::Counter, None, "Active health checks, by how they came out.");
+    each_origin(rules, |labels, origin| {
+        let counts = checks.counts(&origin.id);
+        let [pool, origin] = *labels;
+        out.sample(&[pool, origin, ("outcome", "passed")], counts.passed as f64);
+        out.sample(&[pool, origin, ("outcome", "failed")], counts.failed as f64);
+    });
+    out.family("edgekeep_origin_ejections", Kind::Counter, None, "How often live traffic threw an origin out.");
+    each_origin(rules, |labels, origin| out.sample(labels, f64::from(origin.state.ejections())));
+    let help = "Ejections that did not happen because the pool had no more origins to spare.";
+    out.family("edgekeep_pool_ejections_refused", Kind::Counter, None, help);
+    for pool in rules.pools() {
+        out.sample(&[("pool", &pool.name)], admin.shared.live.ejections.refused(&pool.name) as f64);
+    }
+    let help = "1 while fewer than balance.panic_threshold of a pool's origins are available.";
+    out.family("edgekeep_pool_panic", Kind::Gauge, None, help);
+    for pool in rules.pools() {
+        out.sample(&[("pool", &pool.name)], f64::from(u8::from(panics(&pool.origins, now, &rules.balance))));
+    }
+}
+
+fn each_origin(rules: &Rules, mut sample: impl FnMut(&[(&str, &str); 2], &Origin)) {
+    for (pool, origin) in rules.origins() {
+        sample(&[("pool", pool), ("origin", origin.id.as_str())], origin);
+    }
 }
 
 fn store_in_redis(out: &mut Exposition, redis: &Redis) {

@@ -1,6 +1,8 @@
-//! The admin side, on the control thread: is it alive, is it ready, what did it count, which gateways are live.
+//! The admin side, on the control thread: is it alive, is it ready, what did it count, which gateways are live, how are
+//! the origins. Only origins can be changed here.
 
 mod metrics;
+mod origins;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -18,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+use crate::checks::Checker;
 use crate::gateway::{Gateway, Shared};
 use crate::reports::Reports;
 
@@ -26,7 +29,8 @@ pub struct Admin {
     pub shared: Shared,
     pub gateway: Arc<Gateway>,
     pub reports: Rc<Reports>,
-    /// Needed for everything but health, when it is set.
+    pub checker: Rc<Checker>,
+    /// Needed for everything but health, when it is set. Without it nothing can be changed.
     pub token: Option<Secrets>,
 }
 
@@ -58,6 +62,9 @@ impl Admin {
 }
 
 async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if let Some(below) = request.uri().path().strip_prefix("/origins/") {
+        return Ok(origins::change(&admin, &request, below));
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET here\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -72,26 +79,23 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
             Ok(()) => text(StatusCode::OK, "text/plain", "ready\n".to_owned()),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{why}\n")),
         },
-        _ if !admin.admits(&request) => {
-            let mut response = text(StatusCode::UNAUTHORIZED, "text/plain", "the admin token is needed\n".to_owned());
-            response
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"edgekeep admin\""));
-            response
-        }
+        _ if !admin.admits(&request) => unauthorized(),
         "/metrics" => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
             let format = TextFormat::negotiate(accept);
             let cells = admin.gateway.cells().await;
-            text(
-                StatusCode::OK,
-                format.content_type(),
-                metrics::exposition(&admin.shared, &admin.reports, &cells, format),
-            )
+            text(StatusCode::OK, format.content_type(), metrics::exposition(&admin, &cells, format))
         }
         "/gateways" => text(StatusCode::OK, "application/json", admin.reports.to_json()),
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics /gateways\n".to_owned()),
+        "/origins" => text(StatusCode::OK, "application/json", origins::list(&admin)),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics /gateways /origins\n".to_owned()),
     })
+}
+
+fn unauthorized() -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::UNAUTHORIZED, "text/plain", "the admin token is needed\n".to_owned());
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"edgekeep admin\""));
+    response
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -1,4 +1,5 @@
-//! What the running gateways say of themselves, for commands that must know it before they change something.
+//! What the running gateways say of themselves, for commands that must know it before they change something, and calls to
+//! the admin side of one.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use edgekeep_core::config::StoreKind;
 use edgekeep_core::token::LiveGateway;
 use http::header::{AUTHORIZATION, HOST};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -19,7 +20,7 @@ use super::{Failure, files};
 use crate::store::Store;
 
 /// Longer than a busy gateway's admin side takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every gateway that is live now: by the store where several share one, by the gateway's admin side where the store is
 /// embedded. None: nobody runs.
@@ -47,10 +48,11 @@ async fn by_store(settings: &Settings) -> Result<Vec<LiveGateway>, Failure> {
 }
 
 async fn by_admin(settings: &Settings) -> Result<Vec<LiveGateway>, Failure> {
-    let at = reachable(settings.config.admin.listen);
-    let stream = match TcpStream::connect(at).await {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+    let admin = AdminSide::of(settings)?;
+    let at = admin.at;
+    let (status, body) = match admin.call(Method::GET, "/gateways").await {
+        Ok(answer) => answer,
+        Err(error) if is_refused(&error) => {
             let path = settings.path(&settings.config.store.path);
             if Store::is_open_elsewhere(&path) {
                 let shown = path.display();
@@ -60,19 +62,44 @@ async fn by_admin(settings: &Settings) -> Result<Vec<LiveGateway>, Failure> {
         }
         Err(error) => return Err(format!("admin.listen: cannot ask {at}: {error}").into()),
     };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(connection);
-    let mut request = Request::get("/gateways").header(HOST, at.to_string());
-    if let Some(token) = files::configured(&settings.config.admin.token, "admin.token", &settings.base)? {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    match status {
+        StatusCode::OK => read(&body),
+        StatusCode::UNAUTHORIZED => Err("admin.token: the running gateway has another one".into()),
+        status => Err(format!("admin.listen: {at} answers {status} to /gateways: is it an edgekeep?").into()),
     }
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    match answer.status() {
-        StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => return Err("admin.token: the running gateway has another one".into()),
-        status => return Err(format!("admin.listen: {at} answers {status} to /gateways: is it an edgekeep?").into()),
+}
+
+fn is_refused(error: &Failure) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The admin side of one gateway.
+pub struct AdminSide {
+    pub at: SocketAddr,
+    pub token: Option<String>,
+}
+
+impl AdminSide {
+    /// That of the gateway which runs with this configuration.
+    pub fn of(settings: &Settings) -> Result<AdminSide, Failure> {
+        let admin = &settings.config.admin;
+        let token = files::configured(&admin.token, "admin.token", &settings.base)?;
+        Ok(AdminSide { at: reachable(admin.listen), token })
     }
-    read(&answer.into_body().collect().await?.to_bytes())
+
+    /// One call, within a local task set. An `io::Error` is one of the connection.
+    pub async fn call(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        let stream = TcpStream::connect(self.at).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::task::spawn_local(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, self.at.to_string());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
 }
 
 fn read(body: &[u8]) -> Result<Vec<LiveGateway>, Failure> {
@@ -83,7 +110,7 @@ fn read(body: &[u8]) -> Result<Vec<LiveGateway>, Failure> {
 }
 
 /// Where to reach what listens on every address.
-fn reachable(mut at: SocketAddr) -> SocketAddr {
+pub fn reachable(mut at: SocketAddr) -> SocketAddr {
     if at.ip().is_unspecified() {
         at.set_ip(if at.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) });
     }

@@ -11,6 +11,7 @@ mod edge;
 mod files;
 mod keys;
 mod log;
+mod origin;
 mod rotate;
 mod run;
 mod serve;
@@ -47,6 +48,9 @@ enum Command {
     /// Make, list, rotate, retire and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// List a running gateway's origins; drain one, take it out, let it in again
+    #[command(subcommand)]
+    Origin(origin::Origin),
     /// Run the demo's origins alone
     #[cfg(feature = "demo")]
     #[command(hide = true)]
@@ -63,7 +67,8 @@ enum ConfigCommand {
     Edge(edge::EdgeOptions),
 }
 
-/// Runs the command that was typed. 0: it did what was asked; 1: it could not, and said why; 2: bad usage.
+/// Runs the command that was typed. 0: it did what was asked; 1: it could not, and said why; 2: bad usage; 3: the time
+/// that it may wait was over.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         #[cfg(feature = "demo")]
@@ -72,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::check(&options),
         Command::Config(ConfigCommand::Edge(options)) => edge::run(&options),
         Command::Keys(keys) => keys::run(&keys),
+        Command::Origin(origin) => origin::run(&origin),
         #[cfg(feature = "demo")]
         Command::Origins(options) => demo::origins(&options),
         #[cfg(feature = "bench")]
@@ -81,7 +87,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("edgekeep: {failure}");
-            ExitCode::FAILURE
+            if failure.is::<origin::StillBusy>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings::Settings;
 use super::{Failure, files, log};
 use crate::admin::{Admin, serve_admin};
+use crate::checks::Checker;
 use crate::gateway::{Gateway, Shared, listen, seed};
 use crate::notify;
 use crate::reports::Reports;
@@ -70,8 +71,15 @@ pub fn run(
         let reports = Rc::new(Reports::new(&shared, settings.config.admin.listen.port())?);
         let reporting = reports.clone();
         tokio::task::spawn_local(async move { reporting.run().await });
-        let admin =
-            Admin { shared: shared.clone(), gateway: gateway.clone(), reports: reports.clone(), token: admin_token };
+        let checker = Rc::new(Checker::new(&shared)?);
+        tokio::task::spawn_local(checker.clone().run());
+        let admin = Admin {
+            shared: shared.clone(),
+            gateway: gateway.clone(),
+            reports: reports.clone(),
+            checker,
+            token: admin_token,
+        };
         tokio::task::spawn_local(serve_admin(Rc::new(admin), tokio::net::TcpListener::from_std(admin_listener)?));
         let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
         let mut beside = std::pin::pin!(beside);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use edgekeep_core::config::Config;
+use edgekeep_core::config::{Config, HealthType};
 use edgekeep_core::exchange::Secrets;
 
 use super::run::{Start, run};
@@ -40,6 +40,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     }
     let Some(origin) = &options.origin else { return Err("give --config FILE or --origin URL".into()) };
     let mut config = Config::minimal(origin).map_err(|errors| format!("--origin:\n{errors}"))?;
+    // Of an application that nobody has described it is not known what it answers to /health.
+    config.health.r#type = HealthType::Tcp;
     config.server.listen = vec![options.listen];
     config.admin.listen = options.admin;
     let data = &options.data;

@@ -83,7 +83,6 @@ impl Settings {
             "a pool at max_connections answers 503 at once",
         );
         let differs = |section: fn(&Config) -> String| default.as_ref().is_none_or(|d| section(config) != section(d));
-        warn(differs(|c| format!("{:?}", c.health)), "[health]", "origins are judged by their traffic alone");
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");

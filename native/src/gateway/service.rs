@@ -266,7 +266,11 @@ impl Drive<'_> {
             Ok(answer) => {
                 let replayable = self.upload.is_replayable();
                 let answered = ResponseHead(&answer.parts);
-                let step = self.event(|exchange, cx| exchange.answered(&answered, replayable, cx));
+                let waited = self.upload.sent_ago();
+                let step = self.event(|exchange, cx| {
+                    waited.into_iter().for_each(|span| exchange.waited(span));
+                    exchange.answered(&answered, replayable, cx)
+                });
                 self.answer = Some(answer);
                 step
             }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use edgekeep_core::Millis;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -86,6 +87,12 @@ impl Upload {
         let state = self.0.borrow();
         let turn = if state.owed && !state.ended { Turn::Client } else { Turn::Origin };
         (state.moved_at.elapsed(), turn)
+    }
+
+    /// For how long an origin has had all that it was sent of a body; none where there is no body.
+    pub fn sent_ago(&self) -> Option<Millis> {
+        let state = self.0.borrow();
+        (state.read > 0).then(|| Millis(u64::try_from(state.moved_at.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// A body for the next attempt, which keeps at most `retry_buffer` bytes.

@@ -15,6 +15,7 @@ mod crowd;
 mod events;
 mod failures;
 mod headers;
+mod health;
 mod input;
 mod keys;
 mod layout;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         access::scenarios(),
         keys::scenarios(),
         metrics::scenarios(),
+        health::scenarios(),
     ]
     .into_iter()
     .flatten()

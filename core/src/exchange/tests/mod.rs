@@ -15,6 +15,7 @@ mod metrics;
 mod oauth;
 mod openapi;
 mod origins;
+mod passive;
 mod paths;
 mod refresh;
 mod request;

@@ -1,0 +1,200 @@
+//! Active health checks, on the control thread: core says which origin is due, this connects and asks.
+//!
+//! Each check has a connection of its own, closed afterwards: one that is kept alive would tell of an origin that takes
+//! no new ones any more.
+
+use std::cell::{Ref, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use edgekeep_core::balance::OriginId;
+use edgekeep_core::config::{HealthConfig, HealthType, OriginUrl, Scheme};
+use edgekeep_core::exchange::Rules;
+use edgekeep_core::health::{CheckFailure, CheckRules, Checks, Due, HealthEvent, HealthLimits};
+use edgekeep_core::{Entropy, Millis, Timestamp};
+use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::gateway::{Shared, clock, seed};
+
+/// How often core looks at live traffic, and this at whether there was a reload.
+const TICK: Millis = Millis::from_secs(1);
+/// How much of an answer is searched for `health.body_contains`.
+const MOST_READ: usize = 64 * 1024;
+
+/// The checks of this process.
+pub struct Checker {
+    shared: Shared,
+    checks: RefCell<Checks>,
+    /// A check ended, so another one may begin.
+    ended: Notify,
+}
+
+/// Whom a check asks.
+struct Target {
+    url: OriginUrl,
+    host: HeaderValue,
+}
+
+/// What the loop works with until the next reload.
+struct Round {
+    rules: Arc<Rules>,
+    targets: HashMap<OriginId, Rc<Target>>,
+    health: Rc<HealthConfig>,
+}
+
+impl Checker {
+    pub fn new(shared: &Shared) -> Result<Checker, getrandom::Error> {
+        let checks = RefCell::new(Checks::new(Entropy::from_seed(seed()?)));
+        Ok(Checker { shared: shared.clone(), checks, ended: Notify::new() })
+    }
+
+    /// What core keeps of the checks, for the admin side.
+    pub fn checks(&self) -> Ref<'_, Checks> {
+        self.checks.borrow()
+    }
+
+    /// Checks for ever.
+    pub async fn run(self: Rc<Self>) {
+        let mut round = self.take_up();
+        let mut tick_at = clock::now();
+        loop {
+            if !Arc::ptr_eq(&round.rules, &self.shared.rules.load()) {
+                round = self.take_up();
+            }
+            let now = clock::now();
+            // A clock that stepped back must not stop the ticks.
+            if now >= tick_at || tick_at.since(now) > TICK {
+                let events = self.checks.borrow_mut().tick(&round.rules.balance, round.rules.pools(), now);
+                events.iter().for_each(tell);
+                tick_at = now + TICK;
+            }
+            self.begin_due(&round, now);
+            let next = self.checks.borrow().next_at().map_or(tick_at, |at| at.min(tick_at));
+            let wait = Duration::from_millis(next.since(now).0.max(1));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.ended.notified() => {}
+            }
+        }
+    }
+
+    fn take_up(&self) -> Round {
+        let rules = self.shared.rules.load_full();
+        let health = &rules.config.health;
+        self.checks.borrow_mut().take_up(
+            CheckRules::from(health),
+            HealthLimits::from(health),
+            rules.pools(),
+            clock::now(),
+        );
+        let target = |url: &OriginUrl, host: Option<&Arc<str>>| {
+            let host = host.map_or(url.authority.as_str(), |host| host);
+            // A host of the configuration, which was read as one.
+            let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static(""));
+            Rc::new(Target { url: url.clone(), host })
+        };
+        let targets = rules.check_targets().map(|(origin, url, host)| (origin.id.clone(), target(url, host))).collect();
+        Round { targets, health: Rc::new(health.clone()), rules }
+    }
+
+    fn begin_due(self: &Rc<Self>, round: &Round, now: Timestamp) {
+        loop {
+            let Some(due) = self.checks.borrow_mut().next(now) else { return };
+            let Some(target) = round.targets.get(&due.id).cloned() else { continue };
+            let (checker, health) = (self.clone(), round.health.clone());
+            tokio::task::spawn_local(async move {
+                let within = Duration::from_millis(health.timeout.0);
+                let outcome = match tokio::time::timeout(within, check(&target, &health)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(CheckFailure::TimedOut(health.timeout)),
+                };
+                checker.done(&due, outcome);
+            });
+        }
+    }
+
+    fn done(&self, due: &Due, outcome: Result<(), CheckFailure>) {
+        let ejections = &self.shared.live.ejections;
+        let event = self.checks.borrow_mut().ended(due, outcome, ejections, clock::now());
+        event.iter().for_each(tell);
+        self.ended.notify_one();
+    }
+}
+
+fn tell(event: &HealthEvent) {
+    match event.is_bad() {
+        true => tracing::warn!("{event}"),
+        false => tracing::info!("{event}"),
+    }
+}
+
+async fn check(target: &Target, health: &HealthConfig) -> Result<(), CheckFailure> {
+    let stream = connect(&target.url).await?;
+    match health.r#type {
+        HealthType::Tcp => Ok(()),
+        HealthType::Http => ask(stream, target, health).await,
+    }
+}
+
+/// A connection of a check's own.
+async fn connect(url: &OriginUrl) -> Result<TcpStream, CheckFailure> {
+    if url.scheme == Scheme::Https {
+        return Err(CheckFailure::Unreachable("https to origins is not built yet".to_owned()));
+    }
+    TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => CheckFailure::Refused,
+        _ => CheckFailure::Unreachable(error.to_string()),
+    })
+}
+
+async fn ask(stream: TcpStream, target: &Target, health: &HealthConfig) -> Result<(), CheckFailure> {
+    let broken = |error: hyper::Error| CheckFailure::Broken(error.to_string());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    // A path of the configuration, which was read as one.
+    *request.uri_mut() = health.path.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(HOST, target.host.clone());
+    headers.insert(USER_AGENT, HeaderValue::from_static("edgekeep-check"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let asked = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let (found, expected) = (response.status().as_u16(), health.expect_status);
+        if found != expected {
+            return Err(CheckFailure::Status { found, expected });
+        }
+        match &health.body_contains {
+            Some(text) => search(response.into_body(), text).await,
+            None => Ok(()),
+        }
+    };
+    let mut connection = std::pin::pin!(connection);
+    let mut asked = std::pin::pin!(asked);
+    // Both in this task, so that the socket is closed when the time limit drops it. The connection may end before its
+    // last bytes are looked at.
+    tokio::select! {
+        outcome = asked.as_mut() => outcome,
+        _ = connection.as_mut() => asked.await,
+    }
+}
+
+async fn search(mut body: Incoming, text: &str) -> Result<(), CheckFailure> {
+    let mut read = Vec::new();
+    while read.len() < MOST_READ {
+        let Some(frame) = body.frame().await else { break };
+        let frame = frame.map_err(|error| CheckFailure::Broken(error.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            read.extend(data.iter().take(MOST_READ - read.len()));
+        }
+    }
+    if String::from_utf8_lossy(&read).contains(text) { Ok(()) } else { Err(CheckFailure::Body(MOST_READ)) }
+}
