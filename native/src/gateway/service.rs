@@ -17,7 +17,7 @@ use edgekeep_core::exchange::{
 use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -361,6 +361,11 @@ impl Drive<'_> {
         // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
         headers.remove(CONTENT_LENGTH);
         headers.remove(EXPECT);
+        // Said anew on this connection: the client takes trailers.
+        if parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
         if let Some(protocol) = protocol {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);

@@ -15,6 +15,7 @@ mod crowd;
 mod events;
 mod failures;
 mod headers;
+mod http2;
 mod input;
 mod keys;
 mod layout;
@@ -28,6 +29,7 @@ mod revocation;
 mod scenario;
 mod shards;
 mod streams;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -46,9 +48,11 @@ fn main() -> ExitCode {
         refresh::scenarios(),
         revocation::scenarios(),
         streams::scenarios(),
+        tls::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
         headers::scenarios(),
+        http2::scenarios(),
         bodies::scenarios(),
         input::scenarios(),
         cookies::scenarios(),
