@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgekeep_core::Entropy;
-use edgekeep_core::config::{Config, Scheme, ShardHash, StoreKind, Strategy};
+use edgekeep_core::config::{Config, ShardHash, StoreKind, Strategy};
 use edgekeep_core::exchange::{InForce, Live, Rules, Secrets, Site};
 use edgekeep_core::shard::{HashKind, ShardKey, ShardMap, ShardName};
 use edgekeep_core::token::KeyRing;
@@ -52,11 +52,6 @@ impl Settings {
         }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
-        }
-        for (at, pool) in config.pools.iter().enumerate() {
-            if pool.tls.is_some() || pool.origins.iter().any(|origin| origin.url.scheme == Scheme::Https) {
-                refuse(&format!("pools[{at}]"), "https to origins is not built yet");
-            }
         }
         refused
     }

@@ -22,6 +22,7 @@ mod layout;
 mod life;
 mod metrics;
 mod oauth;
+mod origins_tls;
 mod paths;
 mod refresh;
 mod refusals;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         input::scenarios(),
         cookies::scenarios(),
         oauth::scenarios(),
+        origins_tls::scenarios(),
         events::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),
