@@ -10,6 +10,7 @@ mod gateway;
 mod notify;
 mod reports;
 mod store;
+mod tls;
 
 use std::process::ExitCode;
 

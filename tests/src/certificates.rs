@@ -1,6 +1,7 @@
 //! Certificates that a run makes for itself: a server's of the loopback, the authority that signed it, and a stranger's.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,21 +10,32 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 /// Files in a folder, as PEM.
 pub struct Certificates {
     folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Certificates {
     pub fn make(folder: &Path) -> Result<Certificates> {
-        let certificates = Certificates { folder: folder.to_owned() };
         let (authority, key) = authority("the authority of the scenarios")?;
-        fs::write(certificates.authority(), authority.self_signed(&key)?.pem())?;
+        let own = authority.self_signed(&key)?.pem();
+        let certificates = Certificates { folder: folder.to_owned(), issuer: Issuer::new(authority, key) };
+        fs::write(certificates.authority(), own)?;
         let (stranger, strange_key) = self::authority("a stranger")?;
         fs::write(certificates.stranger(), stranger.self_signed(&strange_key)?.pem())?;
-        let own_key = KeyPair::generate()?;
-        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
-        let issuer = Issuer::from_params(&authority, &key);
-        fs::write(certificates.server(), server.signed_by(&own_key, &issuer)?.pem())?;
-        fs::write(certificates.server_key(), own_key.serialize_pem())?;
+        certificates.sign("server", "127.0.0.1")?;
         Ok(certificates)
+    }
+
+    /// A new certificate for a name, as `<file>.pem` with `<file>.key`, and both in `<file>.both`.
+    pub fn sign(&self, file: &str, name: &str) -> Result<()> {
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.issuer)?.pem();
+        fs::write(self.folder.join(format!("{file}.pem")), &certificate)?;
+        for (ending, text) in [("key", key.serialize_pem()), ("both", certificate + &key.serialize_pem())] {
+            let path = self.folder.join(format!("{file}.{ending}"));
+            fs::write(&path, text)?;
+            fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        }
+        Ok(())
     }
 
     /// Who signed the server's.

@@ -10,16 +10,20 @@ mod common;
 mod config;
 mod deployment;
 mod forge;
+mod gateway;
+pub mod http2;
 mod process;
 mod redis;
 mod relay;
 mod resp;
 pub mod storage_doc;
+pub mod tls;
 mod unsteady;
 mod user;
 pub mod wire;
 
 pub use answer::{Answer, Tally};
+pub use certificates::Certificates;
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use common::{Stage, is_long, local, lock, root};
 pub use config::{
@@ -28,6 +32,7 @@ pub use config::{
 };
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
+pub use gateway::{Gateway, Origin, Written, answer_heads};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};

@@ -145,6 +145,11 @@ impl Program {
         signal(self.child.id(), Signal::CONT);
     }
 
+    /// Asks it to end, and does not wait.
+    pub fn terminate(&self) {
+        signal(self.child.id(), Signal::TERM);
+    }
+
     /// Asks it to end, and makes it end when it does not.
     pub fn stop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(None)) {

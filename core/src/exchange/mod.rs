@@ -14,6 +14,7 @@ mod authorize;
 mod cached;
 mod cookies;
 mod cors;
+mod endpoint;
 mod event;
 mod forward;
 mod internal;
@@ -39,6 +40,7 @@ use crate::session::{StoreOutcome, Tombstone};
 use crate::token::AccessClaims;
 use crate::{SessionId, Timestamp};
 
+pub use endpoint::Endpoint;
 pub use event::{Revoked, SessionEvent, SessionHappened};
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
 pub use stay::{Question, Stay};

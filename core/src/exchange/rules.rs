@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::endpoint::Endpoint;
 use super::limits::RateLimit;
 use crate::balance::{
     BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
@@ -117,7 +118,7 @@ pub(super) struct PoolRules {
     /// The user shards or the photo shard or prefix that it serves; none for a fallback.
     pub shard: Option<PoolShard>,
     pub pool: Pool,
-    pub urls: Vec<OriginUrl>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     pub host: Option<Arc<str>>,
     pub budget: RetryBudget,
     /// Where its origins begin in `any`, when they stand there.
@@ -247,7 +248,12 @@ impl Rules {
 
     /// Where a plan's origin listens.
     pub fn url(&self, pool: usize, origin: usize) -> Option<&OriginUrl> {
-        self.pools.get(pool)?.urls.get(origin)
+        Some(&self.endpoint(pool, origin)?.url)
+    }
+
+    /// What is connected to for a plan's origin.
+    pub fn endpoint(&self, pool: usize, origin: usize) -> Option<&Arc<Endpoint>> {
+        self.pools.get(pool)?.endpoints.get(origin)
     }
 
     /// A plan's origin.
@@ -326,7 +332,7 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
             name: pool.shard.map(|shard| shard.to_string()).or_else(|| pool.name.clone()).unwrap_or_default(),
             origins: origins.collect(),
         },
-        urls: pool.origins.iter().map(|origin| origin.url.clone()).collect(),
+        endpoints: pool.origins.iter().map(|origin| Arc::new(Endpoint::new(&origin.url, None, pool))).collect(),
         host: match &pool.host {
             HostPolicy::Preserve => None,
             HostPolicy::Name(name) => Some(name.to_string().into()),

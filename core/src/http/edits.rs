@@ -103,15 +103,14 @@ impl HeaderEdits {
     }
 }
 
-/// RFC 9110 §7.6.1 and what is like it.
-const HOP_BY_HOP: [&str; 9] = [
+/// RFC 9110 §7.6.1 and what is like it. `Trailer` goes on to whom it announces fields (§6.6.2).
+const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
     "te",
-    "trailer",
     "transfer-encoding",
     "upgrade",
 ];

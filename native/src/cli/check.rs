@@ -24,6 +24,9 @@ pub fn check(options: &Options) -> Result<(), Failure> {
             format!("{} asks for what is not built yet:\n{}", options.config.display(), refused.join("\n")).into()
         );
     }
+    if let Err(errors) = settings.certificates() {
+        return Err(format!("{} cannot be used:\n{errors}", options.config.display()).into());
+    }
     for warning in settings.not_in_force() {
         println!("warning: {warning}");
     }

@@ -47,6 +47,7 @@ pub fn run(
         tracing::warn!("{warning}");
     }
     let (admin_listener, admin_token) = admin_side(&settings)?;
+    let certificates = Arc::new(ArcSwap::from_pointee(settings.certificates()?));
     let (keys, fresh) = settings.keys()?;
     if fresh {
         tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
@@ -59,7 +60,7 @@ pub fn run(
         tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
     }
     let (notify, revocations) = notify::channel();
-    let shared = Shared { rules, live, store, notify };
+    let shared = Shared { rules, live, certificates, store, notify };
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
@@ -153,6 +154,7 @@ async fn try_reload(
         (old_server.listen != new_server.listen, "server.listen"),
         (old_server.threads != new_server.threads, "server.threads"),
         (old_server.max_header_bytes != new_server.max_header_bytes, "server.max_header_bytes"),
+        (old_server.tls.is_some() != new_server.tls.is_some(), "whether there is server.tls"),
         (current.config.admin != new.config.admin, "admin"),
         (current.config.store != new.config.store, "store"),
         (current.config.session.near_cache != new.config.session.near_cache, "session.near_cache"),
@@ -166,10 +168,13 @@ async fn try_reload(
     // A running gateway never makes keys: a mistyped path would log everybody out.
     let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
     let secrets = new.secrets()?;
+    let certificates = Arc::new(new.certificates_after(&shared.certificates.load())?);
     // Not before every other gateway can verify what these keys sign.
     let swap = || -> Result<(), Failure> {
         let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
-        shared.rules.store(new.rules(keys.clone(), map, secrets, &shared.live)?);
+        let rules = new.rules(keys.clone(), map, secrets, &shared.live)?;
+        shared.certificates.store(certificates);
+        shared.rules.store(rules);
         Ok(())
     };
     reports.take_up(&keys, swap).await?;

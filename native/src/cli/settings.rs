@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgekeep_core::Entropy;
-use edgekeep_core::config::{Config, Scheme, ShardHash, StoreKind, Strategy};
+use edgekeep_core::config::{Config, ShardHash, StoreKind, Strategy};
 use edgekeep_core::exchange::{InForce, Live, Rules, Secrets, Site};
 use edgekeep_core::shard::{HashKind, ShardKey, ShardMap, ShardName};
 use edgekeep_core::token::KeyRing;
@@ -16,6 +16,7 @@ use super::{Failure, files};
 use crate::gateway::seed;
 use crate::store::Store;
 use crate::store::redis::{Lifetimes, Login};
+use crate::tls::Certificates;
 
 /// A configuration with the folder that its paths are relative to.
 #[derive(Clone, Debug)]
@@ -46,19 +47,11 @@ impl Settings {
         let config = &self.config;
         let mut refused = Vec::new();
         let mut refuse = |key: &str, why: &str| refused.push(format!("{key}: {why}"));
-        if config.server.tls.is_some() {
-            refuse("server.tls", "TLS to clients is not built yet; leave it out and end TLS before Edgekeep");
-        }
         if config.server.proxy_protocol {
             refuse("server.proxy_protocol", "is not built yet");
         }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
-        }
-        for (at, pool) in config.pools.iter().enumerate() {
-            if pool.tls.is_some() || pool.origins.iter().any(|origin| origin.url.scheme == Scheme::Https) {
-                refuse(&format!("pools[{at}]"), "https to origins is not built yet");
-            }
         }
         refused
     }
@@ -106,6 +99,16 @@ impl Settings {
             }
         }
         Ok(Secrets::new(service.as_deref(), edge.as_deref(), origin.as_deref()))
+    }
+
+    /// The certificates that the file names; the error has every one that cannot be used, a line each.
+    pub fn certificates(&self) -> Result<Certificates, Failure> {
+        Ok(Certificates::read(&self.config, &self.base).map_err(|errors| errors.join("\n"))?)
+    }
+
+    /// The same with the tickets of `old`, so that what its clients began can be resumed.
+    pub fn certificates_after(&self, old: &Certificates) -> Result<Certificates, Failure> {
+        Ok(old.read_again(&self.config, &self.base).map_err(|errors| errors.join("; "))?)
     }
 
     /// The keys to start with. Where several gateways share a store, a missing file is refused and never made: each would

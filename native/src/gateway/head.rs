@@ -23,7 +23,15 @@ impl RequestHead<'_> {
             return Some(Problem::headers_too_large());
         }
         let mut hosts = self.parts.headers.get_all(HOST).iter();
-        let missing = hosts.next().is_none() && self.parts.uri.authority().is_none();
+        let (host, authority) = (hosts.next(), self.parts.uri.authority());
+        let missing = host.is_none() && authority.is_none();
+        // RFC 9113 §8.3.1. In HTTP/1.1 a target with a host stands before `Host` (RFC 9112 §3.2.2).
+        if self.parts.version == Version::HTTP_2
+            && let (Some(host), Some(authority)) = (host, authority)
+            && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        {
+            return Some(Problem::new(ProblemCode::BadRequest, "Host differs from :authority"));
+        }
         if hosts.next().is_some() || (missing && self.parts.version >= Version::HTTP_11) {
             return Some(Problem::new(ProblemCode::BadRequest, "exactly one Host is needed"));
         }

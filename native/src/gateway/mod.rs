@@ -1,11 +1,13 @@
-//! The gateway: one thread, runtime and set of sockets per core (`worker`), one loop per request (`service`), and the
-//! bodies, heads, sockets and origin connections that it works with. Answers that go on are looked after by `streams`.
-//! No framework stands on this path.
+//! The gateway: one thread, runtime and set of sockets per core (`worker`), its clients (`connection`, `http2`), one loop
+//! per request (`service`), and the bodies, heads, sockets and origin connections that it works with. Answers that go on
+//! are looked after by `streams`. No framework stands on this path.
 
 pub mod clock;
+mod connection;
 mod deadlines;
 mod download;
 mod head;
+mod http2;
 mod joined;
 pub mod listen;
 mod origins;

@@ -2,27 +2,36 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgekeep_core::config::{OriginUrl, Scheme};
+use arc_swap::ArcSwap;
+use edgekeep_core::exchange::Endpoint;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::joined::Joined;
 use super::upload::Attempt;
+use crate::tls::Certificates;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 /// The most unused connections per origin and core.
 const IDLE_AT_MOST: usize = 4096;
+/// What is wrong with an origin's TLS is said once in this time, by each core.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 pub type Sender = SendRequest<Attempt>;
 
 /// One core's connections.
 #[derive(Default)]
 pub struct Origins {
-    idle: RefCell<HashMap<OriginUrl, Vec<Idle>>>,
+    idle: RefCell<HashMap<Arc<Endpoint>, Vec<Idle>>>,
+    /// When an origin's TLS was last complained of.
+    said: RefCell<HashMap<Arc<Endpoint>, Instant>>,
 }
 
 struct Idle {
@@ -39,15 +48,15 @@ pub enum ConnectError {
     Handshake(#[from] hyper::Error),
     #[error("timed out")]
     TimedOut,
-    #[error("https to origins is not built yet")]
-    Tls,
+    #[error("TLS: {0}")]
+    Tls(String),
 }
 
 impl Origins {
     /// A kept connection that is ready now.
-    pub fn take(&self, url: &OriginUrl) -> Option<Sender> {
+    pub fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(url)?;
+        let kept = idle.get_mut(endpoint)?;
         // From the end: the one used last is the least likely to have been closed by the origin.
         let mut at = kept.len();
         while at > 0 {
@@ -63,14 +72,14 @@ impl Origins {
     }
 
     /// Keeps a connection whose response has ended.
-    pub fn put(&self, url: &OriginUrl, sender: Sender) {
+    pub fn put(&self, endpoint: &Arc<Endpoint>, sender: Sender) {
         if sender.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let kept = match idle.get_mut(url) {
+        let kept = match idle.get_mut(endpoint) {
             Some(kept) => kept,
-            None => idle.entry(url.clone()).or_default(),
+            None => idle.entry(endpoint.clone()).or_default(),
         };
         if kept.len() < IDLE_AT_MOST {
             kept.push(Idle { sender, since: Instant::now() });
@@ -84,21 +93,65 @@ impl Origins {
             kept.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_FOR);
             !kept.is_empty()
         });
+        self.said.borrow_mut().retain(|_, last| now.duration_since(*last) < SAID_EVERY);
     }
 
     /// A new connection.
-    pub async fn connect(&self, url: &OriginUrl, within: Duration) -> Result<Sender, ConnectError> {
-        if url.scheme == Scheme::Https {
-            return Err(ConnectError::Tls);
+    pub async fn connect(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        certificates: &ArcSwap<Certificates>,
+        within: Duration,
+    ) -> Result<Sender, ConnectError> {
+        let connecting = async {
+            let stream = TcpStream::connect((endpoint.host().as_str(), endpoint.url.port)).await?;
+            stream.set_nodelay(true)?;
+            if !endpoint.is_encrypted() {
+                return speak(Joined(stream)).await;
+            }
+            speak(encrypt(stream, endpoint, &certificates.load_full()).await?).await
+        };
+        let connected = tokio::time::timeout(within, connecting).await.unwrap_or(Err(ConnectError::TimedOut));
+        if let Err(error @ ConnectError::Tls(_)) = &connected {
+            self.complain(endpoint, error);
         }
-        let connecting = TcpStream::connect((url.host.as_str(), url.port));
-        let stream = tokio::time::timeout(within, connecting).await.map_err(|_| ConnectError::TimedOut)??;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(Joined(stream))).await?;
-        tokio::task::spawn_local(async move {
-            // How a kept connection ends is of no interest: the next request finds it closed.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
+        connected
     }
+
+    /// A wrong certificate does not heal by itself, as a refused connection may.
+    fn complain(&self, endpoint: &Arc<Endpoint>, error: &ConnectError) {
+        let now = Instant::now();
+        let mut said = self.said.borrow_mut();
+        if said.get(endpoint).is_none_or(|last| now.duration_since(*last) >= SAID_EVERY) {
+            said.insert(endpoint.clone(), now);
+            let address = endpoint.address.map(tracing::field::display);
+            tracing::warn!(origin = %endpoint.url, address, %error, "no connection to the origin");
+        }
+    }
+}
+
+/// The origin's own side of TLS, as its pool asks for it.
+pub async fn encrypt(
+    stream: TcpStream,
+    endpoint: &Endpoint,
+    certificates: &Certificates,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+    let failed = |why: &dyn std::fmt::Display| ConnectError::Tls(why.to_string());
+    let name = endpoint.certified_name().to_owned();
+    let name = ServerName::try_from(name).map_err(|_| failed(&"its host is no name that a certificate can have"))?;
+    let connector =
+        certificates.origin(endpoint.tls.as_ref()).ok_or_else(|| failed(&"its certificates are not read"))?;
+    connector.connect(name, stream).await.map_err(|error| failed(&error))
+}
+
+async fn speak<S>(stream: S) -> Result<Sender, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(async move {
+        // How a kept connection ends is of no interest: the next request finds it closed.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender)
 }

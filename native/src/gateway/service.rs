@@ -11,13 +11,13 @@ use bytes::Bytes;
 use edgekeep_core::cache::{CacheAnswer, Enqueued};
 use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
-    Body as ReadBody, Context, Destination, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody, Rules,
-    SessionAnswer, SessionEvent, Step,
+    Body as ReadBody, Context, Destination, Endpoint, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody,
+    Rules, SessionAnswer, SessionEvent, Step,
 };
 use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -50,7 +50,7 @@ pub struct Ending {
     /// Held until the response ends.
     lease: Option<edgekeep_core::balance::Lease>,
     /// The origin's connection, to be kept when the response ends well.
-    connection: Option<(OriginUrl, Sender)>,
+    connection: Option<(Arc<Endpoint>, Sender)>,
     listed: Cell<Listed>,
 }
 
@@ -66,8 +66,8 @@ enum Listed {
 impl Ending {
     /// The response was sent to its end.
     pub fn sent(mut self: Box<Self>) {
-        if let Some((url, sender)) = self.connection.take() {
-            self.worker.origins.put(&url, sender);
+        if let Some((endpoint, sender)) = self.connection.take() {
+            self.worker.origins.put(&endpoint, sender);
         }
         self.finish(Finished::Sent);
     }
@@ -188,7 +188,7 @@ pub fn session_answer(load: Load) -> SessionAnswer {
 struct Answer {
     parts: http::response::Parts,
     incoming: Incoming,
-    connection: Option<(OriginUrl, Sender)>,
+    connection: Option<(Arc<Endpoint>, Sender)>,
 }
 
 struct Drive<'a> {
@@ -290,16 +290,17 @@ impl Drive<'_> {
     async fn send(&self, plan: Plan) -> Result<Answer, Failed> {
         let failed = |stage, timed_out| Failed { stage, timed_out, replayable: self.upload.is_replayable() };
         let rules = self.ending.exchange.rules().clone();
-        let url = match plan.to {
-            Destination::Origin { pool, origin } => rules.url(pool, origin),
+        let endpoint = match plan.to {
+            Destination::Origin { pool, origin } => rules.endpoint(pool, origin),
             Destination::Authority => None,
         };
-        let Some(url) = url else { return Err(failed(FailedStage::Connect, false)) };
+        let Some(endpoint) = endpoint else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
+        let url = &endpoint.url;
         let request = self.request(plan, &rules, url);
-        let mut sender = match self.ending.worker.origins.take(url) {
+        let mut sender = match self.ending.worker.origins.take(endpoint) {
             Some(sender) => sender,
-            None => match self.ending.worker.origins.connect(url, connect_timeout).await {
+            None => match self.connect(endpoint, connect_timeout).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     tracing::debug!(origin = %url, %error, "no connection to the origin");
@@ -327,7 +328,7 @@ impl Drive<'_> {
         match sent {
             Ok(Ok(response)) => {
                 let (parts, incoming) = response.into_parts();
-                Ok(Answer { parts, incoming, connection: Some((url.clone(), sender)) })
+                Ok(Answer { parts, incoming, connection: Some((endpoint.clone(), sender)) })
             }
             Ok(Err(mut error)) => {
                 let stage = if error.take_message().is_some() {
@@ -348,6 +349,11 @@ impl Drive<'_> {
         }
     }
 
+    async fn connect(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<Sender, ConnectError> {
+        let worker = &self.ending.worker;
+        worker.origins.connect(endpoint, &worker.certificates, within).await
+    }
+
     /// The client's head with core's edits, in origin form.
     fn request(&self, plan: Plan, rules: &Rules, url: &OriginUrl) -> Request<super::upload::Attempt> {
         let parts: &Parts = self.head.parts;
@@ -365,6 +371,11 @@ impl Drive<'_> {
         // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
         headers.remove(CONTENT_LENGTH);
         headers.remove(EXPECT);
+        // Said anew on this connection: the client takes trailers.
+        if parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
         if let Some(protocol) = protocol {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);

@@ -1,26 +1,38 @@
 //! A thin reader around a client's socket that tells idle time (no byte of a next head) from header time (a head begun),
-//! which hyper's one timer cannot.
+//! which hyper's one timer cannot, and that looks at a connection's first bytes to see which HTTP it speaks.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use super::joined::Joined;
+/// What a client begins HTTP/2 with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Most first heads come whole in one read of this size.
+const FIRST_READ: usize = 4096;
 
-/// What the connection is doing, shared with the service, which knows when a request begins and ends. Atomic only because
-/// hyper's upgrades ask for `Send`; both sides live on one core.
+/// What a connection is doing, or one stream of HTTP/2, shared with the service, which knows when a request begins and
+/// ends. Atomic only because hyper's upgrades ask for `Send`; both sides live on one core.
 #[derive(Clone)]
 pub struct Activity {
     since: Instant,
+    state: Arc<State>,
+    /// Of a stream: its connection's.
+    connection: Option<Arc<State>>,
+}
+
+struct State {
     /// Milliseconds since `since`, shifted left by two, and what has been done from then on.
-    word: Arc<AtomicU64>,
+    word: AtomicU64,
+    /// How many streams are open.
+    streams: AtomicU64,
 }
 
 enum Doing {
@@ -39,35 +51,71 @@ const HEAD: u64 = 1;
 const REQUEST: u64 = 2;
 const CUT: u64 = 3;
 
+impl State {
+    fn idle() -> Arc<State> {
+        Arc::new(State { word: AtomicU64::new(IDLE), streams: AtomicU64::new(0) })
+    }
+
+    fn note(&self, since: Instant, kind: u64) {
+        let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+        self.word.store(millis << 2 | kind, Ordering::Relaxed);
+    }
+}
+
 impl Activity {
     fn new() -> Activity {
-        Activity { since: Instant::now(), word: Arc::new(AtomicU64::new(IDLE)) }
+        Activity { since: Instant::now(), state: State::idle(), connection: None }
+    }
+
+    /// Of a new stream of this connection.
+    pub fn stream(&self) -> Activity {
+        Activity { since: self.since, state: State::idle(), connection: Some(self.state.clone()) }
     }
 
     pub fn request_began(&self) {
-        self.word.store(REQUEST, Ordering::Relaxed);
+        self.state.word.store(REQUEST, Ordering::Relaxed);
+        if let Some(connection) = &self.connection {
+            connection.streams.fetch_add(1, Ordering::Relaxed);
+            connection.word.store(REQUEST, Ordering::Relaxed);
+        }
     }
 
     pub fn request_ended(&self) {
         self.note(IDLE);
+        if let Some(connection) = &self.connection
+            && connection.streams.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            connection.note(self.since, IDLE);
+        }
     }
 
-    /// The connection fails at its next turn. Whoever moves it has to be woken.
+    /// The connection, or the stream, fails at its next turn. Whoever moves it has to be woken.
     pub fn cut(&self) {
-        self.word.store(CUT, Ordering::Relaxed);
+        self.state.word.store(CUT, Ordering::Relaxed);
     }
 
     pub fn is_cut(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & 3 == CUT
+        self.state.word.load(Ordering::Relaxed) & 3 == CUT
+    }
+
+    /// Resolves when no stream has been open for so long.
+    pub async fn idle_for(&self, time: Duration) {
+        loop {
+            let now = Instant::now();
+            match self.doing() {
+                Doing::Idle(since) if since + time <= now => return,
+                Doing::Idle(since) => tokio::time::sleep_until(since + time).await,
+                _ => tokio::time::sleep(time).await,
+            }
+        }
     }
 
     fn note(&self, kind: u64) {
-        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
-        self.word.store(millis << 2 | kind, Ordering::Relaxed);
+        self.state.note(self.since, kind);
     }
 
     fn doing(&self) -> Doing {
-        let word = self.word.load(Ordering::Relaxed);
+        let word = self.state.word.load(Ordering::Relaxed);
         let since = self.since + Duration::from_millis(word >> 2);
         match word & 3 {
             IDLE => Doing::Idle(since),
@@ -78,8 +126,10 @@ impl Activity {
     }
 }
 
-pub struct Socket {
-    stream: TokioIo<Joined<TcpStream>>,
+pub struct Socket<S> {
+    stream: TokioIo<S>,
+    /// What was read to see which HTTP it is, and is still to be read by whom that is for.
+    first: Bytes,
     activity: Activity,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -87,12 +137,43 @@ pub struct Socket {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Socket {
-    pub fn new(stream: TcpStream, header_timeout: Duration, idle_timeout: Duration) -> (Socket, Activity) {
+impl<S: AsyncRead + Unpin> Socket<S> {
+    pub fn new(stream: S, header_timeout: Duration, idle_timeout: Duration) -> (Socket<S>, Activity) {
         let activity = Activity::new();
         let timer = Box::pin(tokio::time::sleep(header_timeout.min(idle_timeout)));
-        let stream = TokioIo::new(Joined(stream));
-        (Socket { stream, activity: activity.clone(), header_timeout, idle_timeout, timer }, activity)
+        let (stream, first) = (TokioIo::new(stream), Bytes::new());
+        (Socket { stream, first, activity: activity.clone(), header_timeout, idle_timeout, timer }, activity)
+    }
+
+    /// Whether the client speaks HTTP/2 without having been asked (RFC 9113 §3.3). Costs HTTP/1 no read of its own: what
+    /// was read is what its parser gets first.
+    pub async fn begins_http2(&mut self) -> std::io::Result<bool> {
+        let mut read = Vec::new();
+        loop {
+            let more = std::future::poll_fn(|cx| {
+                let mut space = [0; FIRST_READ];
+                let mut buffer = ReadBuf::new(&mut space);
+                ready!(Pin::new(&mut *self).poll_read(cx, buffer.unfilled()))?;
+                read.extend_from_slice(buffer.filled());
+                Poll::Ready(std::io::Result::Ok(buffer.filled().len()))
+            })
+            .await?;
+            let is_http2 = read.starts_with(PREFACE);
+            if is_http2 || more == 0 || !PREFACE.starts_with(&read) {
+                self.first = read.into();
+                return Ok(is_http2);
+            }
+        }
+    }
+
+    /// From now on somebody else looks at the time: in HTTP/2 a byte that comes need not begin a head, and what is idle
+    /// may be told that it ends.
+    pub fn without_timers(mut self) -> Socket<S> {
+        // Its first bytes looked like a head.
+        self.activity.note(IDLE);
+        self.activity = Activity::new();
+        self.activity.request_began();
+        self
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -129,9 +210,22 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+impl<S: AsyncRead + Unpin> Read for Socket<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         self.go_on()?;
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..length]);
+            self.first.advance(length);
+            if self.first.is_empty() {
+                self.first = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         match read {
             Poll::Ready(done) => {
@@ -146,7 +240,7 @@ impl Read for Socket {
     }
 }
 
-impl Write for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         self.go_on()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)

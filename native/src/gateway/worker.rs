@@ -1,7 +1,7 @@
 //! One core: a runtime of its own, its listening sockets, its connections to origins, and what core keeps per core.
+//! What a client's connection is made of is `connection`'s.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use edgekeep_core::Entropy;
 use edgekeep_core::exchange::{Exchange, Finished, Live, Local, Rules};
-use edgekeep_core::http::Peer;
 use edgekeep_core::metrics::Cells;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::connection::converse;
 use super::deadlines::Deadlines;
 use super::origins::Origins;
-use super::service::serve;
-use super::socket::Socket;
 use super::streams::{Streams, watch};
 use crate::notify::Notifier;
 use crate::store::Store;
+use crate::tls::Certificates;
 
 /// How often unused connections to origins are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +40,7 @@ pub enum Message {
 pub struct Shared {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
+    pub certificates: Arc<ArcSwap<Certificates>>,
     pub store: Store,
     pub notify: Notifier,
 }
@@ -50,6 +48,7 @@ pub struct Shared {
 pub struct Worker {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
+    pub certificates: Arc<ArcSwap<Certificates>>,
     pub store: Store,
     pub notify: Notifier,
     pub origins: Origins,
@@ -69,6 +68,13 @@ impl Worker {
     /// Never held over an await: this core's state for the time of one decision.
     pub fn with_local<R>(&self, decide: impl FnOnce(&mut Local) -> R) -> R {
         decide(&mut self.local.borrow_mut())
+    }
+
+    /// Resolves when this core drains, also when it does so already.
+    pub async fn until_draining(&self) {
+        if !self.is_draining.get() {
+            self.draining.notified().await;
+        }
     }
 
     pub fn log_access(&self, exchange: &Exchange, method: &http::Method, how: Finished, took: Duration) {
@@ -99,6 +105,7 @@ pub fn run(
         let worker = Rc::new(Worker {
             rules: shared.rules,
             live: shared.live,
+            certificates: shared.certificates,
             store: shared.store,
             notify: shared.notify,
             origins: Origins::default(),
@@ -163,47 +170,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     }
 }
 
-/// One connection, until either side ends it.
-async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let _counted = Counted::new(worker.clone());
-    // Without it a small answer may wait for the client's acknowledgement.
-    let _ = stream.set_nodelay(true);
-    let (header_timeout, idle_timeout, max_header) = {
-        let rules = worker.rules.load();
-        let server = &rules.config.server;
-        (server.header_timeout, server.idle_timeout, server.max_header_bytes)
-    };
-    let (socket, activity) =
-        Socket::new(stream, Duration::from_millis(header_timeout.0), Duration::from_millis(idle_timeout.0));
-    let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
-    let service = service_fn(|request| serve(worker.clone(), peer, activity.clone(), request));
-    let connection = http1::Builder::new()
-        .half_close(false)
-        .max_buf_size(usize::try_from(max_header.0).unwrap_or(usize::MAX).max(8192))
-        .serve_connection(socket, service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    if worker.is_draining.get() {
-        return;
-    }
-    tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
-        () = worker.draining.notified() => connection.as_mut().graceful_shutdown(),
-    }
-    log_end(connection.await);
-}
-
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a client's connection ended early");
-    }
-}
-
 /// Counts a connection for as long as it lives.
-struct Counted(Rc<Worker>);
+pub struct Counted(Rc<Worker>);
 
 impl Counted {
-    fn new(worker: Rc<Worker>) -> Counted {
+    pub fn new(worker: Rc<Worker>) -> Counted {
         worker.connections.set(worker.connections.get() + 1);
         Counted(worker)
     }

@@ -2,8 +2,6 @@
 //! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name something else): that follows the machine's updates and takes a company's
 //! own authority, which roots compiled in would not.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use edgekeep_core::config::{OriginUrl, Scheme, WebUrl};
 use http::header::{CONTENT_TYPE, HOST};
@@ -15,9 +13,9 @@ use rustls_native_certs::{CertificateResult, load_native_certs};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::{NoRoots, connector, trusted};
 
 /// The most of an answer that is read, to use the connection again.
 const MOST_READ: usize = 64 * 1024;
@@ -41,8 +39,8 @@ pub enum CallError {
     BadCredential,
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
-    #[error("no trusted certificate is found on this machine (SSL_CERT_FILE names a file of them){0}")]
-    NoRoots(String),
+    #[error(transparent)]
+    NoRoots(#[from] NoRoots),
     #[error("TLS: {0}")]
     Tls(#[from] tokio_rustls::rustls::Error),
     #[error("its host is no name that a certificate can have")]
@@ -122,20 +120,8 @@ impl Client {
         if let Some(tls) = &self.tls {
             return Ok(tls.clone());
         }
-        let found = (self.roots)();
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(CallError::NoRoots(why));
-        }
-        // Named, since another dependency may bring a second provider.
-        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(self.tls.insert(TlsConnector::from(Arc::new(config))).clone())
+        let connector = connector(trusted((self.roots)())?, None)?;
+        Ok(self.tls.insert(connector).clone())
     }
 }
 

@@ -16,12 +16,14 @@ mod events;
 mod failures;
 mod headers;
 mod health;
+mod http2;
 mod input;
 mod keys;
 mod layout;
 mod life;
 mod metrics;
 mod oauth;
+mod origins_tls;
 mod paths;
 mod refresh;
 mod refusals;
@@ -29,6 +31,7 @@ mod revocation;
 mod scenario;
 mod shards;
 mod streams;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -47,13 +50,16 @@ fn main() -> ExitCode {
         refresh::scenarios(),
         revocation::scenarios(),
         streams::scenarios(),
+        tls::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
         headers::scenarios(),
+        http2::scenarios(),
         bodies::scenarios(),
         input::scenarios(),
         cookies::scenarios(),
         oauth::scenarios(),
+        origins_tls::scenarios(),
         events::scenarios(),
         authorize::scenarios(),
         failures::scenarios(),

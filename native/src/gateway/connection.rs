@@ -1,0 +1,111 @@
+//! One client's connection from accept to end: TLS or none, HTTP/1.1 or HTTP/2, and what both of them bound.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use edgekeep_core::http::Peer;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::http2;
+use super::joined::Joined;
+use super::service::serve;
+use super::socket::{Activity, Socket};
+use super::worker::{Counted, Worker};
+use crate::tls::HTTP_2;
+
+/// hyper's own smallest buffer.
+const SMALLEST_BUFFER: usize = 8192;
+
+/// What the configuration allowed a connection when it was accepted.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_header_bytes: u64,
+}
+
+/// One connection, until either side ends it.
+pub async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let _counted = Counted::new(worker.clone());
+    // Without it a small answer may wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let bounds = {
+        let rules = worker.rules.load();
+        let server = &rules.config.server;
+        Bounds {
+            header_timeout: Duration::from_millis(server.header_timeout.0),
+            idle_timeout: Duration::from_millis(server.idle_timeout.0),
+            max_header_bytes: server.max_header_bytes.0,
+        }
+    };
+    let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
+    let acceptor = worker.certificates.load().clients().cloned();
+    let ended = match acceptor {
+        None => plain(&worker, stream, peer, bounds).await,
+        // In a box, as the other ones below: what waits for its first byte is small.
+        Some(acceptor) => Box::pin(encrypted(&worker, &acceptor, stream, peer, bounds)).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection ended early");
+    }
+}
+
+type Ended = Result<(), Box<dyn std::error::Error>>;
+
+async fn plain(worker: &Rc<Worker>, stream: TcpStream, peer: Peer, bounds: Bounds) -> Ended {
+    let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
+    let is_http2 = tokio::select! {
+        begun = socket.begins_http2() => begun?,
+        () = worker.until_draining() => return Ok(()),
+    };
+    if is_http2 {
+        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
+    } else {
+        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+    }
+}
+
+async fn encrypted(
+    worker: &Rc<Worker>,
+    acceptor: &tokio_rustls::TlsAcceptor,
+    stream: TcpStream,
+    peer: Peer,
+    bounds: Bounds,
+) -> Ended {
+    let shaking = tokio::time::timeout(bounds.header_timeout, acceptor.accept(stream));
+    let stream = tokio::select! {
+        shaken = shaking => shaken.map_err(|_| "the TLS handshake took longer than server.header_timeout")??,
+        () = worker.until_draining() => return Ok(()),
+    };
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+    let (socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
+    let peer = Peer { secure: true, ..peer };
+    if is_http2 {
+        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
+    } else {
+        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+    }
+}
+
+async fn http1<S>(worker: &Rc<Worker>, socket: Socket<S>, activity: Activity, peer: Peer, bounds: Bounds) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| serve(worker.clone(), peer, activity.clone(), request));
+    let connection = http1::Builder::new()
+        .half_close(false)
+        .max_buf_size(usize::try_from(bounds.max_header_bytes).unwrap_or(usize::MAX).max(SMALLEST_BUFFER))
+        .serve_connection(socket, service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = worker.until_draining() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
