@@ -59,6 +59,11 @@ impl Activity {
         self.word.load(Ordering::Relaxed) & 3 == CUT
     }
 
+    /// No byte of a next head for so long.
+    pub fn is_idle_for(&self, span: Duration) -> bool {
+        matches!(self.doing(), Doing::Idle(since) if since.elapsed() >= span)
+    }
+
     fn note(&self, kind: u64) {
         let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
         self.word.store(millis << 2 | kind, Ordering::Relaxed);

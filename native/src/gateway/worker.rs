@@ -1,18 +1,23 @@
 //! One core: a runtime of its own, its listening sockets, its connections to origins, and what core keeps per core.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use edgekeep_core::Entropy;
-use edgekeep_core::exchange::{Exchange, Finished, Live, Local, Rules};
+use edgekeep_core::exchange::{Live, Local, Rules};
 use edgekeep_core::http::Peer;
 use edgekeep_core::metrics::Cells;
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -21,6 +26,7 @@ use super::origins::Origins;
 use super::service::serve;
 use super::socket::Socket;
 use super::streams::{Streams, watch};
+use crate::log::{self, AccessLine};
 use crate::notify::Notifier;
 use crate::store::Store;
 
@@ -28,13 +34,27 @@ use crate::store::Store;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// After a failure to accept (no file descriptors left), wait a little instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// While a core drains, how long a connection may be idle until it is closed, at most half of the whole time. Its client
+/// may just be sending: one that does is answered, and told to close.
+const LINGER: Duration = Duration::from_millis(500);
+/// How often a connection of a draining core is looked at.
+const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// What a core is asked from outside.
 pub enum Message {
     /// A copy of what it counted.
     Cells(oneshot::Sender<Cells>),
     /// Stop accepting, finish what is in flight, at most for so long.
-    Drain(Duration),
+    Drain(Duration, Waiting),
+}
+
+/// Connections that wait to be accepted when a gateway drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The kernel would reset them with their socket: they are taken in.
+    Accepted,
+    /// A successor has their socket.
+    Left,
 }
 
 /// What every core gets.
@@ -60,7 +80,8 @@ pub struct Worker {
     empty: Notify,
     /// Told once, when the core drains.
     draining: Notify,
-    is_draining: Cell<bool>,
+    /// Set while it drains: how long an idle connection stays open.
+    linger: Cell<Option<Duration>>,
 }
 
 impl Worker {
@@ -69,17 +90,14 @@ impl Worker {
         decide(&mut self.local.borrow_mut())
     }
 
-    pub fn log_access(&self, exchange: &Exchange, method: &http::Method, how: Finished, took: Duration) {
-        tracing::info!(
-            target: "access",
-            client = exchange.client().ip.map(tracing::field::display),
-            %method,
-            route = exchange.route(),
-            status = exchange.status(),
-            user = exchange.user_log_name(),
-            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            aborted = (how == Finished::Aborted).then_some(true),
-        );
+    /// Waits until nothing is in flight, at most for so long.
+    async fn is_empty(&self, within: Duration) {
+        let empty = async {
+            while self.connections.get() > 0 {
+                self.empty.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(within, empty).await;
     }
 }
 
@@ -93,7 +111,7 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
-        let access_log = shared.rules.load().config.log.access;
+        let access_log = shared.rules.load().config.log.access && log::takes_access();
         let worker = Rc::new(Worker {
             rules: shared.rules,
             live: shared.live,
@@ -106,12 +124,12 @@ pub fn run(
             connections: Cell::new(0),
             empty: Notify::new(),
             draining: Notify::new(),
-            is_draining: Cell::new(false),
+            linger: Cell::new(None),
         });
         let mut accepting = Vec::new();
         for listener in listeners {
-            let listener = TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener)));
+            let listener = Rc::new(TcpListener::from_std(listener)?);
+            accepting.push((tokio::task::spawn_local(accept(worker.clone(), listener.clone())), listener));
         }
         let sweeper = worker.clone();
         tokio::task::spawn_local(async move {
@@ -121,30 +139,39 @@ pub fn run(
             }
         });
         tokio::task::spawn_local(watch(worker.clone()));
-        while let Some(message) = messages.recv().await {
+        let drained = Rc::new(Notify::new());
+        loop {
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = drained.notified() => None,
+            };
             match message {
-                Message::Cells(answer) => {
+                None => return Ok(()),
+                Some(Message::Cells(answer)) => {
                     let _ = answer.send(worker.with_local(|local| local.metrics.clone()));
                 }
-                Message::Drain(within) => {
-                    accepting.iter().for_each(tokio::task::JoinHandle::abort);
-                    worker.is_draining.set(true);
-                    worker.draining.notify_waiters();
-                    let empty = async {
-                        while worker.connections.get() > 0 {
-                            worker.empty.notified().await;
+                Some(Message::Drain(within, waiting)) => {
+                    worker.linger.set(Some(LINGER.min(within / 2)));
+                    for (accepting, listener) in accepting.drain(..) {
+                        accepting.abort();
+                        if waiting == Waiting::Accepted {
+                            accept_waiting(&worker, &listener);
                         }
-                    };
-                    let _ = tokio::time::timeout(within, empty).await;
-                    break;
+                    }
+                    worker.draining.notify_waiters();
+                    // Beside this loop, which goes on answering what the core counted.
+                    let (worker, drained) = (worker.clone(), drained.clone());
+                    tokio::task::spawn_local(async move {
+                        worker.is_empty(within).await;
+                        drained.notify_one();
+                    });
                 }
             }
         }
-        Ok(())
     })
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -154,6 +181,17 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Takes in whoever the kernel has accepted already.
+fn accept_waiting(worker: &Rc<Worker>, listener: &TcpListener) {
+    // Not through the runtime, which knows of connections only since its last look.
+    while let Ok((socket, peer)) = SockRef::from(listener).accept() {
+        let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
+        if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
+            tokio::task::spawn_local(converse(worker.clone(), stream, peer));
         }
     }
 }
@@ -171,36 +209,71 @@ async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let (socket, activity) =
         Socket::new(stream, Duration::from_millis(header_timeout.0), Duration::from_millis(idle_timeout.0));
     let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
-    let service = service_fn(|request| serve(worker.clone(), peer, activity.clone(), request));
+    let service = service_fn(|request| {
+        let answering = serve(worker.clone(), peer, activity.clone(), request);
+        async {
+            let mut response = answering.await?;
+            if worker.linger.get().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = http1::Builder::new()
         .half_close(false)
         .max_buf_size(usize::try_from(max_header.0).unwrap_or(usize::MAX).max(8192))
         .serve_connection(socket, service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    if worker.is_draining.get() {
-        return;
+    if worker.linger.get().is_none() {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return log_end(&worker, peer.ip, ended),
+            () = worker.draining.notified() => {}
+        }
     }
-    tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
-        () = worker.draining.notified() => connection.as_mut().graceful_shutdown(),
+    // From now on each answer is the last of its connection. One that stays idle gets none.
+    let (begun, linger) = (tokio::time::Instant::now(), worker.linger.get().unwrap_or_default());
+    while begun.elapsed() < linger || !activity.is_idle_for(linger) {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return log_end(&worker, peer.ip, ended),
+            () = tokio::time::sleep(LINGER_LOOK) => {}
+        }
     }
-    log_end(connection.await);
+    connection.as_mut().graceful_shutdown();
+    log_end(&worker, peer.ip, connection.await);
 }
 
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a client's connection ended early");
+fn log_end(worker: &Worker, client: Option<IpAddr>, ended: hyper::Result<()>) {
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, "a client's connection ended early");
+    // What hyper could not read it has answered itself: requests that no exchange knows.
+    if worker.access_log && error.is_parse() {
+        let status = if error.is_parse_too_large() {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        log::access(AccessLine::unread(client, status.as_u16()));
     }
 }
 
-/// Counts a connection for as long as it lives.
-struct Counted(Rc<Worker>);
+/// A core, held by what it has to finish before it ends: a connection, or a request, which may outlive its connection.
+pub struct Counted(Rc<Worker>);
 
 impl Counted {
-    fn new(worker: Rc<Worker>) -> Counted {
+    pub fn new(worker: Rc<Worker>) -> Counted {
         worker.connections.set(worker.connections.get() + 1);
         Counted(worker)
+    }
+}
+
+impl Deref for Counted {
+    type Target = Worker;
+
+    fn deref(&self) -> &Worker {
+        &self.0
     }
 }
 
