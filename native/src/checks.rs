@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edgekeep_core::balance::OriginId;
-use edgekeep_core::config::{HealthConfig, HealthType, OriginUrl, Scheme};
-use edgekeep_core::exchange::Rules;
+use edgekeep_core::config::{HealthConfig, HealthType};
+use edgekeep_core::exchange::{Endpoint, Rules};
 use edgekeep_core::health::{CheckFailure, CheckRules, Checks, Due, HealthEvent, HealthLimits};
 use edgekeep_core::{Entropy, Millis, Timestamp};
 use http::header::{CONNECTION, HOST, USER_AGENT};
@@ -20,10 +20,12 @@ use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use crate::gateway::origins::{dial, encrypt};
 use crate::gateway::{Shared, clock, seed};
+use crate::tls::Certificates;
 
 /// How often core looks at live traffic, and this at whether there was a reload.
 const TICK: Millis = Millis::from_secs(1);
@@ -40,7 +42,7 @@ pub struct Checker {
 
 /// Whom a check asks.
 struct Target {
-    url: OriginUrl,
+    endpoint: Arc<Endpoint>,
     host: HeaderValue,
 }
 
@@ -96,13 +98,13 @@ impl Checker {
             rules.pools(),
             clock::now(),
         );
-        let target = |url: &OriginUrl, host: Option<&Arc<str>>| {
-            let host = host.map_or(url.authority.as_str(), |host| host);
+        let target = |endpoint: &Arc<Endpoint>, host: Option<&Arc<str>>| {
+            let host = host.map_or(endpoint.url.authority.as_str(), |host| host);
             // A host of the configuration, which was read as one.
             let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static(""));
-            Rc::new(Target { url: url.clone(), host })
+            Rc::new(Target { endpoint: endpoint.clone(), host })
         };
-        let targets = rules.check_targets().map(|(origin, url, host)| (origin.id.clone(), target(url, host))).collect();
+        let targets = rules.check_targets().map(|(origin, at, host)| (origin.id.clone(), target(at, host))).collect();
         Round { targets, health: Rc::new(health.clone()), rules }
     }
 
@@ -111,9 +113,10 @@ impl Checker {
             let Some(due) = self.checks.borrow_mut().next(now) else { return };
             let Some(target) = round.targets.get(&due.id).cloned() else { continue };
             let (checker, health) = (self.clone(), round.health.clone());
+            let certificates = self.shared.certificates.load_full();
             tokio::task::spawn_local(async move {
                 let within = Duration::from_millis(health.timeout.0);
-                let outcome = match tokio::time::timeout(within, check(&target, &health)).await {
+                let outcome = match tokio::time::timeout(within, check(&target, &health, &certificates)).await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(CheckFailure::TimedOut(health.timeout)),
                 };
@@ -137,26 +140,27 @@ fn tell(event: &HealthEvent) {
     }
 }
 
-async fn check(target: &Target, health: &HealthConfig) -> Result<(), CheckFailure> {
-    let stream = connect(&target.url).await?;
+/// Over a connection of its own.
+async fn check(target: &Target, health: &HealthConfig, certificates: &Certificates) -> Result<(), CheckFailure> {
+    let stream = dial(&target.endpoint).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => CheckFailure::Refused,
+        _ => CheckFailure::Unreachable(error.to_string()),
+    })?;
     match health.r#type {
         HealthType::Tcp => Ok(()),
+        HealthType::Http if target.endpoint.is_encrypted() => {
+            let stream = encrypt(stream, &target.endpoint, certificates).await;
+            let stream = stream.map_err(|error| CheckFailure::Unreachable(error.to_string()))?;
+            ask(stream, target, health).await
+        }
         HealthType::Http => ask(stream, target, health).await,
     }
 }
 
-/// A connection of a check's own.
-async fn connect(url: &OriginUrl) -> Result<TcpStream, CheckFailure> {
-    if url.scheme == Scheme::Https {
-        return Err(CheckFailure::Unreachable("https to origins is not built yet".to_owned()));
-    }
-    TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => CheckFailure::Refused,
-        _ => CheckFailure::Unreachable(error.to_string()),
-    })
-}
-
-async fn ask(stream: TcpStream, target: &Target, health: &HealthConfig) -> Result<(), CheckFailure> {
+async fn ask<S>(stream: S, target: &Target, health: &HealthConfig) -> Result<(), CheckFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let broken = |error: hyper::Error| CheckFailure::Broken(error.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut request = Request::new(Empty::<Bytes>::new());

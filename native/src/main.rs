@@ -7,6 +7,8 @@ mod cli;
 #[cfg(feature = "demo")]
 mod demo;
 mod gateway;
+mod handover;
+mod log;
 mod notify;
 mod reports;
 mod store;

@@ -27,6 +27,7 @@ mod rules;
 mod sessions;
 mod stay;
 mod step;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,7 @@ pub use stay::{Question, Stay};
 pub use step::{
     After, Body, Destination, Failed, FailedStage, Finished, Freshness, Plan, Reply, ReplyBody, SessionAnswer, Step,
 };
+pub use summary::Summary;
 
 /// Headers that core may ask a request for. A shell that has to name them beforehand passes exactly these.
 pub const REQUEST_HEADERS: &[&str] = &[
@@ -404,20 +406,7 @@ impl Exchange {
 
     /// The pattern of the route, for logs: never the raw path.
     pub fn route(&self) -> &str {
-        match self.route_index().and_then(|index| self.rules.config.routes.get(index)) {
-            Some(route) => route.path.as_str(),
-            None => "-",
-        }
-    }
-
-    /// The user as logs may call them.
-    pub fn user_log_name(&self) -> Option<String> {
-        self.identity.as_ref().map(|identity| self.rules.log_name(identity.claims.sub.as_str().as_bytes()))
-    }
-
-    /// The client as policy sees it.
-    pub fn client(&self) -> &Client {
-        &self.client
+        self.rules.route_name(self.route_index())
     }
 
     pub fn rules(&self) -> &Arc<Rules> {

@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use super::{Exchange, FailedStage, Live, Rules};
+use super::{Endpoint, Exchange, FailedStage, Live, Rules};
 use crate::balance::{Origin, Pool};
-use crate::config::OriginUrl;
 use crate::health::{EjectionRules, HealthLimits};
 use crate::http::{Head, header_text};
 use crate::{Millis, Timestamp};
@@ -50,9 +49,10 @@ impl Rules {
     }
 
     /// Whom checks ask, where, and by which `Host`; none: the URL's own.
-    pub fn check_targets(&self) -> impl Iterator<Item = (&Origin, &OriginUrl, Option<&Arc<str>>)> {
+    pub fn check_targets(&self) -> impl Iterator<Item = (&Origin, &Arc<Endpoint>, Option<&Arc<str>>)> {
         self.pools.iter().flat_map(|pool| {
-            pool.pool.origins.iter().zip(&pool.urls).map(|(origin, url)| (origin, url, pool.host.as_ref()))
+            let of = pool.pool.origins.iter().zip(&pool.endpoints);
+            of.map(|(origin, endpoint)| (origin, endpoint, pool.host.as_ref()))
         })
     }
 }

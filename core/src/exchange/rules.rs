@@ -308,9 +308,21 @@ impl Rules {
 
     /// What a user or session is called in logs: a keyed hash, never the id.
     pub fn log_name(&self, id: &[u8]) -> String {
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
         match self.keys.current(KeyKind::Log) {
-            Some(key) => key.mac(&[b"edgekeep log v1", id]).iter().take(8).map(|b| format!("{b:02x}")).collect(),
+            Some(key) => {
+                let mac = key.mac(&[b"edgekeep log v1", id]);
+                mac.iter().take(8).flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+            }
             None => "-".to_owned(),
+        }
+    }
+
+    /// What a route is called in logs: its pattern.
+    pub(super) fn route_name(&self, index: Option<usize>) -> &str {
+        match index.and_then(|index| self.config.routes.get(index)) {
+            Some(route) => route.path.as_str(),
+            None => "-",
         }
     }
 }

@@ -79,7 +79,7 @@ pub fn demo(options: &Options) -> Result<(), Failure> {
     let data = options.data.clone();
     let walk = move |settings: &Settings| println!("{}", walk(settings, &service, ports, &data));
     // Its tokens are not in the file, so a reload would lose them.
-    run(Start { settings, secrets, file: None }, walk, origins)
+    run(Start { settings, secrets, file: None, takeover: false }, walk, origins)
 }
 
 pub fn origins(options: &OriginsOptions) -> Result<(), Failure> {

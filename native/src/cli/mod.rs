@@ -1,5 +1,5 @@
 //! The command line. Each command is a file; what several need stands in `files` (keys and secrets on disk), `settings`
-//! (from a configuration to a running gateway's parts), `ask` (what the running gateways say) and `log`.
+//! (from a configuration to a running gateway's parts) and `ask` (what the running gateways say).
 
 mod ask;
 #[cfg(feature = "bench")]
@@ -10,7 +10,6 @@ mod demo;
 mod edge;
 mod files;
 mod keys;
-mod log;
 mod origin;
 mod rotate;
 mod run;

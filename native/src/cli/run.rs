@@ -1,26 +1,39 @@
-//! A gateway from start to end: starts the cores, reports to the other gateways and serves the admin side on the control
-//! thread, reloads on SIGHUP, and on SIGTERM or Ctrl-C finishes what is in flight.
+//! A gateway from start to end: takes over the listening sockets or opens them, starts the cores, reports to the other
+//! gateways and serves the admin side on the control thread, reloads on SIGHUP, and when it has to go (SIGTERM, Ctrl-C, a
+//! successor) finishes what is in flight.
 
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgekeep_core::Entropy;
-use edgekeep_core::exchange::Secrets;
+use edgekeep_core::config::StoreKind;
+use edgekeep_core::exchange::{Live, Secrets};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::settings::Settings;
-use super::{Failure, files, log};
+use super::{Failure, files};
 use crate::admin::{Admin, serve_admin};
 use crate::checks::Checker;
-use crate::gateway::{Gateway, Shared, listen, seed};
+use crate::gateway::listen::{Passed, Sockets};
+use crate::gateway::{Gateway, Shared, Waiting, cores, seed};
+use crate::handover::{self, Host, Predecessor, Successor};
+use crate::log;
 use crate::notify;
 use crate::reports::Reports;
+use crate::store::{OpenError, Store};
 
 /// How long a gateway that ends goes on telling Workers of revocations.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What a predecessor may take beyond its drain to end and free the store.
+const TO_END: Duration = Duration::from_secs(5);
+/// How often a successor looks whether the store is free.
+const STORE_LOOK: Duration = Duration::from_millis(10);
 
 /// How to start.
 pub struct Start {
@@ -28,35 +41,66 @@ pub struct Start {
     pub secrets: Secrets,
     /// The file to read again on SIGHUP, if the configuration came from one.
     pub file: Option<PathBuf>,
+    /// Take the place of the gateway that runs, if one does.
+    pub takeover: bool,
 }
 
-/// Runs until a signal ends it. `ready` is called once requests are answered; `beside` runs along, and ends the gateway
-/// with its error if it fails.
+/// Why a gateway ends.
+enum End {
+    Asked,
+    Replaced(Successor),
+    Failed(String),
+}
+
+/// Runs until a signal or a successor ends it. `ready` is called once requests are answered; `beside` runs along, and
+/// ends the gateway with its error if it fails.
 pub fn run(
     start: Start,
     ready: impl FnOnce(&Settings),
     beside: impl Future<Output = Result<(), Failure>> + 'static,
 ) -> Result<(), Failure> {
-    let Start { settings, secrets, file } = start;
+    let Start { settings, secrets, file, takeover } = start;
     let refused = settings.refused();
     if !refused.is_empty() {
         return Err(format!("this configuration asks for what is not built yet:\n{}", refused.join("\n")).into());
     }
+    // Before there are threads: it takes systemd's variables out of the environment.
+    let passed = by_systemd()?;
     let _log = log::start(&settings.config.log);
+    raise_file_limit();
     for warning in settings.not_in_force() {
         tracing::warn!("{warning}");
     }
-    let (admin_listener, admin_token) = admin_side(&settings)?;
-    let certificates = Arc::new(ArcSwap::from_pointee(settings.certificates()?));
-    let (keys, fresh) = settings.keys()?;
+    let config = &settings.config;
+    let admin_token = admin_token(&settings)?;
+    let handover_at = handover::path(&settings.path(&config.session.keys), config.admin.listen.port());
+    let (predecessor, passed) = match takeover {
+        true if !passed.sockets.is_empty() => {
+            return Err("--takeover: systemd passed sockets (LISTEN_FDS): there is nothing to take over".into());
+        }
+        true => Predecessor::ask(&handover_at)?.map_or((None, passed), |(old, passed)| (Some(old), passed)),
+        false => (None, passed),
+    };
+    let threads = cores(config.server.threads);
+    let sockets = Rc::new(Sockets::open(&config.server.listen, config.admin.listen, threads, passed)?);
+    let (keys, fresh) = match &predecessor {
+        // As at a reload, a mistyped path must not log everybody out.
+        Some(_) => (files::existing_keys(&settings.path(&config.session.keys))?, false),
+        None => settings.keys()?,
+    };
     if fresh {
-        tracing::info!(path = %settings.path(&settings.config.session.keys).display(), "made a new key file");
+        tracing::info!(path = %settings.path(&config.session.keys).display(), "made a new key file");
     }
+    let certificates = Arc::new(ArcSwap::from_pointee(settings.certificates()?));
     let live = Arc::new(settings.live()?);
-    let store = settings.store(&live)?;
+    if predecessor.is_some() {
+        // What is wrong with them is better known while the old one still serves.
+        settings.rules(keys.clone(), settings.first_shard_map()?, secrets.clone(), &live)?;
+    }
+    let (store, predecessor) = store(&settings, &live, predecessor)?;
     let map = settings.shard_map(&store)?;
     let rules = Arc::new(ArcSwap::new(settings.rules(keys, map, secrets, &live)?));
-    if !settings.config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
+    if !config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
         tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
     }
     let (notify, revocations) = notify::channel();
@@ -67,7 +111,7 @@ pub fn run(
     tasks.block_on(&runtime, async move {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
-        let gateway = Arc::new(Gateway::start(&shared)?);
+        let gateway = Arc::new(Gateway::start(&shared, &sockets)?);
         tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));
         let reports = Rc::new(Reports::new(&shared, settings.config.admin.listen.port())?);
         let reporting = reports.clone();
@@ -81,60 +125,169 @@ pub fn run(
             checker,
             token: admin_token,
         };
-        tokio::task::spawn_local(serve_admin(Rc::new(admin), tokio::net::TcpListener::from_std(admin_listener)?));
+        let admin_listener = tokio::net::TcpListener::from_std(sockets.for_admin()?)?;
+        let admin = tokio::task::spawn_local(serve_admin(Rc::new(admin), admin_listener));
         let beside = tokio::task::spawn_local(async move { beside.await.map_err(|e| e.to_string()) });
         let mut beside = std::pin::pin!(beside);
+        if let Some(predecessor) = predecessor {
+            predecessor.ready(false);
+        }
+        let mut successor = tokio::task::spawn_local(successor(handover_at, sockets, shared.clone()));
+        let mut no_successor = false;
         tracing::info!(listen = ?settings.config.server.listen, admin = %settings.config.admin.listen, "ready");
+        tell_systemd(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
         ready(&settings);
-        let mut failed = None;
-        loop {
+        let end = loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break End::Asked,
+                _ = interrupt.recv() => break End::Asked,
                 _ = hangup.recv() => reload(&settings, file.as_ref(), &shared, &reports).await,
-                ended = beside.as_mut(), if failed.is_none() && !beside.is_finished() => match ended {
-                    Ok(Err(error)) => { failed = Some(error); break }
-                    Err(error) => { failed = Some(error.to_string()); break }
-                    Ok(Ok(())) => break,
+                came = &mut successor, if !no_successor => match came {
+                    Ok(successor) => break End::Replaced(successor),
+                    Err(error) => {
+                        tracing::error!(%error, "no successor can take over");
+                        no_successor = true;
+                    }
+                },
+                ended = beside.as_mut() => break match ended {
+                    Ok(Err(error)) => End::Failed(error),
+                    Err(error) => End::Failed(error.to_string()),
+                    Ok(Ok(())) => End::Asked,
                 },
             }
-        }
-        let within = Duration::from_millis(settings.config.server.drain_timeout.0);
-        tracing::info!(?within, "draining");
-        gateway.drain(within);
-        // The control thread goes on meanwhile: /readyz says that it drains, and a second signal ends the wait.
+        };
+        let within = drain_timeout(&shared);
+        let waiting = match &end {
+            End::Replaced(successor) => {
+                tracing::info!(?within, successor = successor.pid, "a successor is ready: draining");
+                tell_systemd(&[NotifyState::MainPid(successor.pid)]);
+                if !successor.waits_for_store {
+                    admin.abort();
+                }
+                Waiting::Left
+            }
+            End::Asked | End::Failed(_) => {
+                tracing::info!(?within, "draining");
+                tell_systemd(&[NotifyState::Stopping]);
+                // Its handles on the sockets go before the cores': then these know who was waiting when the port closed.
+                successor.abort();
+                if !no_successor {
+                    let _ = (&mut successor).await;
+                }
+                Waiting::Accepted
+            }
+        };
+        gateway.drain(within, waiting);
+        // The control thread goes on meanwhile: /readyz says that it drains, and a second signal ends the wait. Not the
+        // runtime's thread, for which the runtime would wait in the end.
+        let (over, drained) = oneshot::channel();
+        std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+            gateway.join();
+            let _ = over.send(());
+        })?;
         tokio::select! {
-            _ = tokio::task::spawn_blocking(move || gateway.join()) => {}
+            _ = drained => tracing::info!("drained"),
             _ = terminate.recv() => tracing::warn!("a second signal: not waiting any longer"),
             _ = interrupt.recv() => tracing::warn!("a second signal: not waiting any longer"),
         }
         // What was revoked last is told still; Workers that do not answer find out by themselves.
         let _ = tokio::time::timeout(LAST_WORDS, shared.notify.settled()).await;
         shared.store.close();
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
+        match end {
+            End::Failed(error) => Err(error.into()),
+            End::Asked | End::Replaced(_) => Ok(()),
         }
     })
 }
 
-/// The admin side's listener, and its token. Without a token it is for this machine only.
-fn admin_side(settings: &Settings) -> Result<(std::net::TcpListener, Option<Secrets>), Failure> {
+/// As the rules in force say: a reload may change it.
+fn drain_timeout(shared: &Shared) -> Duration {
+    Duration::from_millis(shared.rules.load().config.server.drain_timeout.0)
+}
+
+/// Waits for a successor; for ever, where there is no way for one to come in.
+async fn successor(at: PathBuf, sockets: Rc<Sockets>, shared: Shared) -> Successor {
+    match Host::open(&at) {
+        Ok(host) => host.successor(&sockets, || drain_timeout(&shared)).await,
+        Err(error) => {
+            tracing::warn!(path = %at.display(), %error, "no successor can take over (--takeover)");
+            std::future::pending().await
+        }
+    }
+}
+
+/// The store. The embedded one may be open in one process only: a predecessor is told to go, and its end awaited; its
+/// clients wait in the sockets meanwhile.
+fn store(
+    settings: &Settings,
+    live: &Live,
+    predecessor: Option<Predecessor>,
+) -> Result<(Store, Option<Predecessor>), Failure> {
+    let predecessor = match predecessor {
+        Some(predecessor) if settings.config.store.kind == StoreKind::Embedded => predecessor,
+        other => return Ok((settings.store(live)?, other)),
+    };
+    let (begun, patience) = (Instant::now(), predecessor.drain + LAST_WORDS + TO_END);
+    predecessor.ready(true);
+    loop {
+        match settings.store(live) {
+            Err(error) if is_open_elsewhere(&error) && begun.elapsed() < patience => std::thread::sleep(STORE_LOOK),
+            opened => return Ok((opened?, None)),
+        }
+    }
+}
+
+fn is_open_elsewhere(error: &Failure) -> bool {
+    error.downcast_ref::<OpenError>().is_some_and(OpenError::is_open_elsewhere)
+}
+
+/// The sockets that systemd passed, each matched by its address: their names say nothing more.
+fn by_systemd() -> Result<Passed, Failure> {
+    let mut given = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for number in 0..given.len() {
+        let taken = given.take_tcp_listener(number);
+        sockets.extend(taken.map_err(|error| format!("LISTEN_FDS: {error}: only TCP sockets can be used"))?);
+    }
+    Ok(Passed { from: "systemd (LISTEN_FDS)", sockets })
+}
+
+/// Nothing, where no service manager listens.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+/// As many open files as may be: each connection is one, and the usual limit of 1024 is for programs that use `select`.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}
+
+/// The admin side's token. Without one it is for this machine only.
+fn admin_token(settings: &Settings) -> Result<Option<Secrets>, Failure> {
     let admin = &settings.config.admin;
     let token = files::configured(&admin.token, "admin.token", &settings.base)?;
     if token.is_none() && !admin.listen.ip().is_loopback() {
         return Err(format!("admin.listen: {} is not loopback, so admin.token must be set", admin.listen).into());
     }
     // One secret among others: compared as a digest, in constant time.
-    Ok((listen::bind_one(admin.listen)?, token.map(|token| Secrets::new(Some(&token), None, None))))
+    Ok(token.map(|token| Secrets::new(Some(&token), None, None)))
 }
 
 /// New rules from the file, if it is good and asks for nothing that a running gateway cannot change.
 async fn reload(current: &Settings, file: Option<&PathBuf>, shared: &Shared, reports: &Reports) {
+    let now = NotifyState::monotonic_usec_now();
+    tell_systemd(&[Some(NotifyState::Reloading), now.ok()].into_iter().flatten().collect::<Vec<_>>());
     match try_reload(current, file, shared, reports).await {
         Ok(()) => tracing::info!("reloaded"),
         Err(error) => tracing::error!(%error, "not reloaded: everything stays as it is"),
     }
+    tell_systemd(&[NotifyState::Ready]);
 }
 
 async fn try_reload(

@@ -20,6 +20,10 @@ pub struct Options {
     /// Run before this one origin, with everything else at its default
     #[arg(long, value_name = "URL")]
     origin: Option<String>,
+    /// Take the place of the running gateway of this configuration, if one runs: its listening sockets are passed on, it
+    /// finishes what is in flight, and no connection is refused
+    #[arg(long)]
+    takeover: bool,
     /// With --origin: where clients connect
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -35,7 +39,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     if let Some(file) = &options.config {
         let settings = Settings::read(file)?;
         let secrets = settings.secrets()?;
-        let start = Start { settings, secrets, file: Some(file.clone()) };
+        let start = Start { settings, secrets, file: Some(file.clone()), takeover: options.takeover };
         return run(start, |_| {}, std::future::pending());
     }
     let Some(origin) = &options.origin else { return Err("give --config FILE or --origin URL".into()) };
@@ -50,7 +54,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let settings = Settings { config, base: PathBuf::new() };
     let (secrets, notes) = generated_secrets(&settings, data)?;
     run(
-        Start { settings, secrets, file: None },
+        Start { settings, secrets, file: None, takeover: options.takeover },
         |settings| {
             for address in &settings.config.server.listen {
                 eprintln!("edgekeep: http://{address} before {origin}");

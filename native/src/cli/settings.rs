@@ -156,15 +156,12 @@ impl Settings {
         Lifetimes { dead_mark: session.access_ttl + session.leeway, epoch: session.refresh_ttl }
     }
 
-    /// The stored shard map, or the first one, made of `[shards.users]`. From then on the stored one rules.
-    pub fn shard_map(&self, store: &Store) -> Result<ShardMap, Failure> {
+    /// The shard map that `[shards.users]` makes, with a new key where none is configured.
+    pub fn first_shard_map(&self) -> Result<ShardMap, Failure> {
         let users = &self.config.shards.users;
-        let configured = files::configured(&users.key, "shards.users.key", &self.base)?;
-        let key = match &configured {
-            Some(text) => {
-                Some(ShardKey::from_hex(text).ok_or("shards.users.key: must be 32 hexadecimal digits".to_owned())?)
-            }
-            None => None,
+        let key = match self.shard_key()? {
+            Some(key) => key,
+            None => ShardKey(seed()?.first_chunk().copied().unwrap_or_default()),
         };
         let hash = match users.hash {
             ShardHash::Siphash24 => HashKind::Siphash24,
@@ -175,25 +172,31 @@ impl Settings {
             .iter()
             .filter_map(|(user, shard)| Some((user.clone(), ShardName::new(&shard.to_string()).ok()?)))
             .collect();
-        let count = u16::try_from(users.count).unwrap_or(u16::MAX);
-        if let Some(stored) = store.shard_map()? {
-            if key.as_ref().is_some_and(|key| key != stored.key()) {
-                return Err("shards.users.key: the stored map has another key; users would be placed anew".into());
-            }
-            if stored.hash() != hash || (stored.epoch().0 == 1 && (stored.count() != count || *stored.pins() != pins)) {
-                tracing::warn!(
-                    epoch = stored.epoch().0,
-                    "[shards.users] differs from the stored map, which rules: see `edgekeep shard plan`"
-                );
-            }
-            return Ok(stored);
+        Ok(ShardMap::first(hash, key, u16::try_from(users.count).unwrap_or(u16::MAX), pins))
+    }
+
+    fn shard_key(&self) -> Result<Option<ShardKey>, Failure> {
+        let configured = files::configured(&self.config.shards.users.key, "shards.users.key", &self.base)?;
+        let Some(text) = configured else { return Ok(None) };
+        let key = ShardKey::from_hex(&text).ok_or("shards.users.key: must be 32 hexadecimal digits".to_owned())?;
+        Ok(Some(key))
+    }
+
+    /// The stored shard map, or the first one. From then on the stored one rules.
+    pub fn shard_map(&self, store: &Store) -> Result<ShardMap, Failure> {
+        let first = self.first_shard_map()?;
+        let Some(stored) = store.shard_map()? else { return Ok(store.first_shard_map(first)?) };
+        if self.shard_key()?.is_some_and(|key| key != *stored.key()) {
+            return Err("shards.users.key: the stored map has another key; users would be placed anew".into());
         }
-        let key = match key {
-            Some(key) => key,
-            None => ShardKey(seed()?.first_chunk().copied().unwrap_or_default()),
-        };
-        let map = ShardMap::first(hash, key, count, pins);
-        Ok(store.first_shard_map(map)?)
+        let differs = stored.count() != first.count() || stored.pins() != first.pins();
+        if stored.hash() != first.hash() || (stored.epoch().0 == 1 && differs) {
+            tracing::warn!(
+                epoch = stored.epoch().0,
+                "[shards.users] differs from the stored map, which rules: see `edgekeep shard plan`"
+            );
+        }
+        Ok(stored)
     }
 
     pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {

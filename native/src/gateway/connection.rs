@@ -1,25 +1,32 @@
 //! One client's connection from accept to end: TLS or none, HTTP/1.1 or HTTP/2, and what both of them bound.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use edgekeep_core::http::Peer;
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::clock::Tick;
 use super::http2;
 use super::joined::Joined;
 use super::service::serve;
 use super::socket::{Activity, Socket};
 use super::worker::{Counted, Worker};
+use crate::log::{self, AccessLine};
 use crate::tls::HTTP_2;
 
 /// hyper's own smallest buffer.
 const SMALLEST_BUFFER: usize = 8192;
+/// How often a connection of a draining core is looked at.
+const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// What the configuration allowed a connection when it was accepted.
 #[derive(Clone, Copy)]
@@ -52,6 +59,18 @@ pub async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended early");
+        // What hyper could not read it has answered itself: requests that no exchange knows.
+        if worker.access_log
+            && let Some(error) = error.downcast_ref::<hyper::Error>()
+            && error.is_parse()
+        {
+            let status = if error.is_parse_too_large() {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            log::access(AccessLine::unread(peer.ip, status.as_u16()));
+        }
     }
 }
 
@@ -60,8 +79,9 @@ type Ended = Result<(), Box<dyn std::error::Error>>;
 async fn plain(worker: &Rc<Worker>, stream: TcpStream, peer: Peer, bounds: Bounds) -> Ended {
     let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
     let is_http2 = tokio::select! {
+        biased;
         begun = socket.begins_http2() => begun?,
-        () = worker.until_draining() => return Ok(()),
+        () = worker.until_lingered() => return Ok(()),
     };
     if is_http2 {
         Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
@@ -79,8 +99,9 @@ async fn encrypted(
 ) -> Ended {
     let shaking = tokio::time::timeout(bounds.header_timeout, acceptor.accept(stream));
     let stream = tokio::select! {
+        biased;
         shaken = shaking => shaken.map_err(|_| "the TLS handshake took longer than server.header_timeout")??,
-        () = worker.until_draining() => return Ok(()),
+        () = worker.until_lingered() => return Ok(()),
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
     let (socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
@@ -96,7 +117,16 @@ async fn http1<S>(worker: &Rc<Worker>, socket: Socket<S>, activity: Activity, pe
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request| serve(worker.clone(), peer, activity.clone(), request));
+    let service = service_fn(|request| {
+        let answering = serve(worker.clone(), peer, activity.clone(), request);
+        async {
+            let mut response = answering.await?;
+            if worker.linger().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = http1::Builder::new()
         .half_close(false)
         .max_buf_size(usize::try_from(bounds.max_header_bytes).unwrap_or(usize::MAX).max(SMALLEST_BUFFER))
@@ -104,8 +134,19 @@ where
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
+        biased;
         ended = connection.as_mut() => return Ok(ended?),
-        () = worker.until_draining() => connection.as_mut().graceful_shutdown(),
+        () = worker.until_draining() => {}
     }
+    // From now on each answer is the last of its connection. One that stays idle gets none.
+    let (begun, linger) = (Tick::now(), worker.linger().unwrap_or_default());
+    while begun.elapsed() < linger || !activity.is_idle_for(linger) {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return Ok(ended?),
+            () = tokio::time::sleep(LINGER_LOOK) => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
     Ok(connection.await?)
 }

@@ -10,7 +10,7 @@ mod head;
 mod http2;
 mod joined;
 pub mod listen;
-mod origins;
+pub mod origins;
 mod service;
 mod socket;
 mod streams;
@@ -25,9 +25,9 @@ use std::time::Duration;
 use edgekeep_core::metrics::Cells;
 use tokio::sync::{mpsc, oneshot};
 
-pub use listen::ListenError;
-pub use worker::Shared;
+pub use worker::{Shared, Waiting};
 
+use listen::{ListenError, Sockets};
 use worker::Message;
 
 /// The running cores.
@@ -53,16 +53,11 @@ pub enum StartError {
 }
 
 impl Gateway {
-    /// Binds the listening sockets and starts one thread per core.
-    pub fn start(shared: &Shared) -> Result<Gateway, StartError> {
-        let rules = shared.rules.load();
-        let server = &rules.config.server;
-        let threads = match server.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            threads => threads as usize,
-        };
+    /// Starts one thread per core, each with its handles on the listening sockets.
+    pub fn start(shared: &Shared, sockets: &Sockets) -> Result<Gateway, StartError> {
+        let threads = cores(shared.rules.load().config.server.threads);
         let (mut cores, mut threads_started) = (Vec::new(), Vec::new());
-        for (number, listeners) in listen::bind(&server.listen, threads)?.into_iter().enumerate() {
+        for (number, listeners) in sockets.for_cores(threads)?.into_iter().enumerate() {
             let (messages, receiver) = mpsc::unbounded_channel();
             let shared = shared.clone();
             let seed = seed().map_err(StartError::Seed)?;
@@ -94,10 +89,10 @@ impl Gateway {
     }
 
     /// Tells the cores to stop accepting and to finish what is in flight, at most for so long.
-    pub fn drain(&self, within: Duration) {
+    pub fn drain(&self, within: Duration, waiting: Waiting) {
         self.draining.store(true, Ordering::Release);
         for core in &self.cores {
-            let _ = core.messages.send(Message::Drain(within));
+            let _ = core.messages.send(Message::Drain(within, waiting));
         }
     }
 
@@ -111,6 +106,14 @@ impl Gateway {
         for thread in threads {
             let _ = thread.join();
         }
+    }
+}
+
+/// How many cores a gateway runs; 0: all.
+pub fn cores(threads: u32) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads as usize,
     }
 }
 

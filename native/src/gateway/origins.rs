@@ -104,8 +104,7 @@ impl Origins {
         within: Duration,
     ) -> Result<Sender, ConnectError> {
         let connecting = async {
-            let stream = TcpStream::connect((endpoint.host().as_str(), endpoint.url.port)).await?;
-            stream.set_nodelay(true)?;
+            let stream = dial(endpoint).await?;
             if !endpoint.is_encrypted() {
                 return speak(Joined(stream)).await;
             }
@@ -128,6 +127,13 @@ impl Origins {
             tracing::warn!(origin = %endpoint.url, address, %error, "no connection to the origin");
         }
     }
+}
+
+/// A plain connection to where an origin listens.
+pub async fn dial(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect((endpoint.host().as_str(), endpoint.url.port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The origin's own side of TLS, as its pool asks for it.

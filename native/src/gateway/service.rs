@@ -30,7 +30,8 @@ use super::head::{RequestHead, ResponseHead, apply, edit};
 use super::origins::{ConnectError, Sender};
 use super::socket::Activity;
 use super::upload::{Turn, Upload};
-use super::worker::Worker;
+use super::worker::{Counted, Worker};
+use crate::log::{self, AccessLine};
 use crate::store::Load;
 
 /// An upload that lasts longer is a stream: it ends with its session.
@@ -41,7 +42,7 @@ const MAP_POLL: Duration = Duration::from_millis(50);
 /// A request from its begin to the end of its response. Dropped before that end, its client has left: the exchange is
 /// finished either way, exactly once.
 pub struct Ending {
-    worker: Rc<Worker>,
+    worker: Counted,
     exchange: Exchange,
     activity: Activity,
     method: http::Method,
@@ -108,7 +109,12 @@ impl Ending {
             log_event(&event);
         }
         if self.worker.access_log {
-            self.worker.log_access(&self.exchange, &self.method, how, self.started.elapsed());
+            log::access(AccessLine::of(log::Request {
+                summary: self.exchange.summary(),
+                method: self.method.clone(),
+                took: self.started.elapsed(),
+                aborted: how == Finished::Aborted,
+            }));
         }
     }
 }
@@ -142,7 +148,7 @@ pub async fn serve(
     });
     let outlives_client = exchange.outlives_client();
     let ending = Box::new(Ending {
-        worker,
+        worker: Counted::new(worker),
         exchange,
         activity,
         method: parts.method.clone(),

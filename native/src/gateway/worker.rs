@@ -2,15 +2,17 @@
 //! What a client's connection is made of is `connection`'s.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use edgekeep_core::Entropy;
-use edgekeep_core::exchange::{Exchange, Finished, Live, Local, Rules};
+use edgekeep_core::exchange::{Live, Local, Rules};
 use edgekeep_core::metrics::Cells;
-use tokio::net::TcpListener;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -18,6 +20,7 @@ use super::connection::converse;
 use super::deadlines::Deadlines;
 use super::origins::Origins;
 use super::streams::{Streams, watch};
+use crate::log;
 use crate::notify::Notifier;
 use crate::store::Store;
 use crate::tls::Certificates;
@@ -26,13 +29,25 @@ use crate::tls::Certificates;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// After a failure to accept (no file descriptors left), wait a little instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// While a core drains, how long a connection may be idle until it is closed, at most half of the whole time. Its client
+/// may just be sending: one that does is answered, and told to close.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// What a core is asked from outside.
 pub enum Message {
     /// A copy of what it counted.
     Cells(oneshot::Sender<Cells>),
     /// Stop accepting, finish what is in flight, at most for so long.
-    Drain(Duration),
+    Drain(Duration, Waiting),
+}
+
+/// Connections that wait to be accepted when a gateway drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The kernel would reset them with their socket: they are taken in.
+    Accepted,
+    /// A successor has their socket.
+    Left,
 }
 
 /// What every core gets.
@@ -40,17 +55,17 @@ pub enum Message {
 pub struct Shared {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
-    pub certificates: Arc<ArcSwap<Certificates>>,
     pub store: Store,
     pub notify: Notifier,
+    pub certificates: Arc<ArcSwap<Certificates>>,
 }
 
 pub struct Worker {
     pub rules: Arc<ArcSwap<Rules>>,
     pub live: Arc<Live>,
-    pub certificates: Arc<ArcSwap<Certificates>>,
     pub store: Store,
     pub notify: Notifier,
+    pub certificates: Arc<ArcSwap<Certificates>>,
     pub origins: Origins,
     pub streams: Streams,
     pub deadlines: Rc<Deadlines>,
@@ -61,7 +76,8 @@ pub struct Worker {
     empty: Notify,
     /// Told once, when the core drains.
     draining: Notify,
-    is_draining: Cell<bool>,
+    /// Set while it drains: how long an idle connection stays open.
+    linger: Cell<Option<Duration>>,
 }
 
 impl Worker {
@@ -72,22 +88,30 @@ impl Worker {
 
     /// Resolves when this core drains, also when it does so already.
     pub async fn until_draining(&self) {
-        if !self.is_draining.get() {
+        if self.linger.get().is_none() {
             self.draining.notified().await;
         }
     }
 
-    pub fn log_access(&self, exchange: &Exchange, method: &http::Method, how: Finished, took: Duration) {
-        tracing::info!(
-            target: "access",
-            client = exchange.client().ip.map(tracing::field::display),
-            %method,
-            route = exchange.route(),
-            status = exchange.status(),
-            user = exchange.user_log_name(),
-            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            aborted = (how == Finished::Aborted).then_some(true),
-        );
+    /// Resolves when this core has been draining for as long as an idle connection stays open.
+    pub async fn until_lingered(&self) {
+        self.until_draining().await;
+        tokio::time::sleep(self.linger.get().unwrap_or_default()).await;
+    }
+
+    /// While this core drains: how long an idle connection stays open.
+    pub fn linger(&self) -> Option<Duration> {
+        self.linger.get()
+    }
+
+    /// Waits until nothing is in flight, at most for so long.
+    async fn is_empty(&self, within: Duration) {
+        let empty = async {
+            while self.connections.get() > 0 {
+                self.empty.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(within, empty).await;
     }
 }
 
@@ -101,13 +125,13 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
-        let access_log = shared.rules.load().config.log.access;
+        let access_log = shared.rules.load().config.log.access && log::takes_access();
         let worker = Rc::new(Worker {
             rules: shared.rules,
             live: shared.live,
-            certificates: shared.certificates,
             store: shared.store,
             notify: shared.notify,
+            certificates: shared.certificates,
             origins: Origins::default(),
             streams: Streams::default(),
             deadlines: Rc::default(),
@@ -116,12 +140,12 @@ pub fn run(
             connections: Cell::new(0),
             empty: Notify::new(),
             draining: Notify::new(),
-            is_draining: Cell::new(false),
+            linger: Cell::new(None),
         });
         let mut accepting = Vec::new();
         for listener in listeners {
-            let listener = TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener)));
+            let listener = Rc::new(TcpListener::from_std(listener)?);
+            accepting.push((tokio::task::spawn_local(accept(worker.clone(), listener.clone())), listener));
         }
         let sweeper = worker.clone();
         tokio::task::spawn_local(async move {
@@ -133,30 +157,39 @@ pub fn run(
         tokio::task::spawn_local(watch(worker.clone()));
         let deadlines = worker.deadlines.clone();
         tokio::task::spawn_local(async move { deadlines.watch().await });
-        while let Some(message) = messages.recv().await {
+        let drained = Rc::new(Notify::new());
+        loop {
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = drained.notified() => None,
+            };
             match message {
-                Message::Cells(answer) => {
+                None => return Ok(()),
+                Some(Message::Cells(answer)) => {
                     let _ = answer.send(worker.with_local(|local| local.metrics.clone()));
                 }
-                Message::Drain(within) => {
-                    accepting.iter().for_each(tokio::task::JoinHandle::abort);
-                    worker.is_draining.set(true);
-                    worker.draining.notify_waiters();
-                    let empty = async {
-                        while worker.connections.get() > 0 {
-                            worker.empty.notified().await;
+                Some(Message::Drain(within, waiting)) => {
+                    worker.linger.set(Some(LINGER.min(within / 2)));
+                    for (accepting, listener) in accepting.drain(..) {
+                        accepting.abort();
+                        if waiting == Waiting::Accepted {
+                            accept_waiting(&worker, &listener);
                         }
-                    };
-                    let _ = tokio::time::timeout(within, empty).await;
-                    break;
+                    }
+                    worker.draining.notify_waiters();
+                    // Beside this loop, which goes on answering what the core counted.
+                    let (worker, drained) = (worker.clone(), drained.clone());
+                    tokio::task::spawn_local(async move {
+                        worker.is_empty(within).await;
+                        drained.notify_one();
+                    });
                 }
             }
         }
-        Ok(())
     })
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -170,13 +203,32 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Takes in whoever the kernel has accepted already.
+fn accept_waiting(worker: &Rc<Worker>, listener: &TcpListener) {
+    // Not through the runtime, which knows of connections only since its last look.
+    while let Ok((socket, peer)) = SockRef::from(listener).accept() {
+        let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
+        if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
+            tokio::task::spawn_local(converse(worker.clone(), stream, peer));
+        }
+    }
+}
+
+/// A core, held by what it has to finish before it ends: a connection, or a request, which may outlive its connection.
 pub struct Counted(Rc<Worker>);
 
 impl Counted {
     pub fn new(worker: Rc<Worker>) -> Counted {
         worker.connections.set(worker.connections.get() + 1);
         Counted(worker)
+    }
+}
+
+impl Deref for Counted {
+    type Target = Worker;
+
+    fn deref(&self) -> &Worker {
+        &self.0
     }
 }
 

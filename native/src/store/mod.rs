@@ -32,6 +32,14 @@ pub enum OpenError {
     Redis(#[from] redis::OpenError),
 }
 
+impl OpenError {
+    /// Another process has the embedded store open.
+    pub fn is_open_elsewhere(&self) -> bool {
+        let OpenError::Embedded(embedded::OpenError::Open(_, error)) = self else { return false };
+        matches!(error, redb::DatabaseError::DatabaseAlreadyOpen)
+    }
+}
+
 /// A handle on the session store, for every thread.
 #[derive(Clone)]
 pub struct Store {
