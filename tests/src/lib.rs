@@ -19,6 +19,7 @@ mod user;
 pub mod wire;
 
 pub use answer::{Answer, Tally};
+pub use certificates::Certificates;
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use common::{Stage, is_long, local, lock, root};
 pub use config::{
