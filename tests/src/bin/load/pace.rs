@@ -83,7 +83,11 @@ impl Pace {
             for _ in 0..u64::from_ne_bytes(passed) {
                 ticks += 1;
                 let since_start = TICK.as_secs_f64() * ticks as f64;
-                self.make_due(self.start + Duration::from_secs_f64(since_start), &mut made, rate * since_start);
+                let at = self.start + Duration::from_secs_f64(since_start);
+                // A tick that is heard of late may lie behind the end.
+                if at <= self.end {
+                    self.make_due(at, &mut made, rate * since_start);
+                }
             }
         }
         self.over.set(true);
@@ -101,5 +105,37 @@ impl Pace {
                 connection.wake();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_makes_requests_due_on_time_though_nobody_asked() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let pace = Rc::new(Pace::new(Some(1000.0), Duration::from_millis(50)));
+            Rc::clone(&pace).run().await.unwrap();
+            let mut due = Vec::new();
+            while let Some(at) = pace.next().await {
+                due.push(at);
+            }
+            assert!((49..=50).contains(&due.len()), "{}", due.len());
+            for (at, number) in due.iter().zip(1..) {
+                let late = at.duration_since(pace.start).abs_diff(Duration::from_millis(number));
+                assert!(late <= TICK, "request {number} is due {late:?} off");
+            }
+        });
+    }
+
+    #[test]
+    fn without_a_rate_requests_are_due_at_once_until_the_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert!(Pace::new(None, Duration::from_secs(60)).next().await.is_some());
+            assert!(Pace::new(None, Duration::ZERO).next().await.is_none());
+        });
     }
 }

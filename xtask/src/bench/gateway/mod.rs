@@ -41,7 +41,8 @@ pub struct GatewayOptions {
     /// Requests per second at which all are asked, instead of 70 % of what HAProxy gives at most in the row
     #[arg(long)]
     rate: Option<f64>,
-    /// Show where the CPU time of the peers goes, by perf and strace, instead of measuring
+    /// Show where the CPU time of the peers goes, by perf, in a closed loop or at `--rate`, instead of
+    /// measuring
     #[arg(long)]
     profile: bool,
 }
@@ -56,7 +57,7 @@ pub fn run(options: &GatewayOptions) -> anyhow::Result<()> {
     let dir = run_dir("gateway")?;
     if options.profile {
         let row = rows.first().context("no row")?;
-        return profile::run(row, &selection, &programs, &options.common, &dir);
+        return profile::run(row, &selection, &programs, options, &dir);
     }
 
     let mut reports = Vec::new();
@@ -103,7 +104,7 @@ fn measure(
     let measure = |peers: &[&Peer], rounds: usize, rate: Option<f64>| {
         let mut arguments = field.way_of_asking(options.common.connections);
         arguments.extend(row.expected_length());
-        arguments.extend(rate.into_iter().flat_map(|rate| ["--rate".to_owned(), rate.to_string()]));
+        arguments.extend(rate_argument(rate));
         let binary = programs.binaries.join("load");
         let load = Load { binary, origins: Some(&field.origins_process), arguments };
         interleave(peers, rounds, |peer| load.measure(peer, &options.common))
@@ -122,6 +123,10 @@ fn measure(
     eprintln!("{}: {rate:.0} requests/s for all", row.name);
     report.at_rate(&all, measure(&all, rounds, Some(rate))?, against, rate);
     Ok(report)
+}
+
+fn rate_argument(rate: Option<f64>) -> Vec<String> {
+    rate.map(|rate| ["--rate".to_owned(), rate.to_string()]).into_iter().flatten().collect()
 }
 
 fn position(peers: &[Peer], name: &str) -> Option<usize> {
