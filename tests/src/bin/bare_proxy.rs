@@ -1,10 +1,10 @@
 //! The floor under our gateway in `cargo xtask bench gateway`: the same shape (hyper's low-level connections, one
-//! current-thread runtime, pooled origin connections, mimalloc) with nothing decided.
+//! current-thread runtime, pooled origin connections, mimalloc) with nothing decided: two origins take turns.
 //!
 //! What our gateway costs above this one is what its decisions cost; what this one costs above nginx or HAProxy is
 //! what the shape costs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,8 +28,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Options {
     #[arg(long)]
     listen: SocketAddr,
-    #[arg(long)]
-    origin: SocketAddr,
+    /// They take turns.
+    #[arg(long, required = true)]
+    origin: Vec<SocketAddr>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -37,13 +38,18 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
         let listener = TcpListener::bind(options.listen).await?;
-        let pool = Rc::new(Pool { origin: options.origin, idle: RefCell::default() });
+        let origin = |address: &SocketAddr| Rc::new(Pool { origin: *address, idle: RefCell::default() });
+        let pools: Rc<[_]> = options.origin.iter().map(origin).collect();
+        let turn = Rc::new(Cell::new(0));
         loop {
             let (socket, _) = listener.accept().await?;
             socket.set_nodelay(true)?;
-            let pool = Rc::clone(&pool);
+            let (pools, turn) = (Rc::clone(&pools), Rc::clone(&turn));
             tokio::task::spawn_local(async move {
-                let service = service_fn(|request| forward(Rc::clone(&pool), request));
+                let service = service_fn(|request| {
+                    turn.set((turn.get() + 1) % pools.len());
+                    forward(Rc::clone(&pools[turn.get()]), request)
+                });
                 // The client closing, cleanly or not, is how every connection here ends.
                 let _ = server::Builder::new().serve_connection(TokioIo::new(socket), service).await;
             });
@@ -59,7 +65,7 @@ async fn forward(pool: Rc<Pool>, mut request: Request<Incoming>) -> anyhow::Resu
     Ok(response.map(|body| Pooled { body, connection: Some(connection), pool }))
 }
 
-/// Connections to the one origin. Those lent out are bounded by the client connections, so the pool needs no limit.
+/// Connections to one origin. Those lent out are bounded by the client connections, so the pool needs no limit.
 struct Pool {
     origin: SocketAddr,
     idle: RefCell<Vec<SendRequest<Incoming>>>,

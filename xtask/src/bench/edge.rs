@@ -94,7 +94,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         peers.push(peer);
     }
 
-    let samples = interleave(&peers, &Load { binary: binaries.join("load"), origin: None }, options)?;
+    let connections = vec!["--connections".to_owned(), options.connections.to_string()];
+    let load = Load { binary: binaries.join("load"), origins: None, arguments: connections };
+    let peers: Vec<&Peer> = peers.iter().collect();
+    let samples = interleave(&peers, options.rounds, |peer| load.measure(peer, options))?;
     let mut report = Report::new("edge", "ours", options, &peers, samples)?;
     report.missing = missing;
     report.sizes = sizes;

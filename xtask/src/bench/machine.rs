@@ -10,11 +10,25 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-/// The core of what is measured.
-pub const PROXY_CORE: usize = 0;
+/// Where a process is pinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cores(&'static [usize]);
 
-/// The core of the load and the origin.
-pub const LOAD_CORE: usize = 1;
+/// The core of what is measured.
+pub const PROXY_CORE: Cores = Cores(&[0]);
+
+/// The core of the load and the origins.
+pub const LOAD_CORE: Cores = Cores(&[1]);
+
+/// For what is measured with two threads: it, the load and the origins share both.
+pub const BOTH_CORES: Cores = Cores(&[0, 1]);
+
+impl Cores {
+    /// As `taskset` takes them.
+    pub fn list(self) -> String {
+        self.0.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+    }
+}
 
 pub fn require_two_cores() -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?.get();
@@ -70,15 +84,22 @@ fn user_and_system_ticks(stat: &str) -> anyhow::Result<u32> {
     Ok(ticks)
 }
 
-/// Ticks that a core spent, from `/proc/stat`.
+/// Ticks that cores spent, from `/proc/stat`.
+#[derive(Default)]
 pub struct CoreTime {
     busy: u64,
     all: u64,
 }
 
 impl CoreTime {
-    pub fn of(core: usize) -> anyhow::Result<CoreTime> {
-        CoreTime::parse(&fs::read_to_string("/proc/stat")?, core)
+    pub fn of(cores: Cores) -> anyhow::Result<CoreTime> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let mut sum = CoreTime::default();
+        for core in cores.0 {
+            let core = CoreTime::parse(&stat, *core)?;
+            sum = CoreTime { busy: sum.busy + core.busy, all: sum.all + core.all };
+        }
+        Ok(sum)
     }
 
     fn parse(stat: &str, core: usize) -> anyhow::Result<CoreTime> {
@@ -117,7 +138,7 @@ mod tests {
 
     #[test]
     fn busy_leaves_out_idle_and_waiting_for_disks() {
-        let zero = CoreTime { busy: 0, all: 0 };
+        let zero = CoreTime::default();
         let core = CoreTime::parse(STAT, 0).unwrap();
         assert_eq!((core.busy, core.all), (20, 125));
         assert!((core.busy_since(&zero) - 0.16).abs() < 1e-9);

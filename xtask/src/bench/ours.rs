@@ -11,16 +11,20 @@ use std::rc::Rc;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::machine::{LOAD_CORE, PROXY_CORE};
-use super::peer::{Peer, Refused, agent};
+use super::machine::{Cores, LOAD_CORE};
+use super::peer::{Peer, agent};
 use super::process::{self, Running, free_address};
 use super::tokens::{self, Tokens};
 
-/// The `auth` of the one route that is measured.
-#[derive(Clone, Copy)]
+/// What our gateway is to do for the one route that is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// All of it: the token, the session, the user's shard out of two, the sticky cookie.
+    Full,
+    /// The same without the session.
     Token,
-    Session,
+    /// Neither token, nor shards, nor cookie.
+    None,
 }
 
 /// The built gateway.
@@ -38,25 +42,36 @@ impl Ours {
         Ok(Ours { binary, version })
     }
 
-    /// Starts a gateway in front of `origin` whose every route is of `mode`, and proves that it checks.
-    pub fn start(&self, mode: Mode, origin: SocketAddr, body: &str, dir: &Path) -> anyhow::Result<Peer> {
+    /// Starts a gateway in front of `origins` whose every route is of `mode`, and returns it with tokens of its own.
+    pub fn start(&self, mode: Mode, front: &Front<'_>, dir: &Path) -> anyhow::Result<(Peer, Tokens)> {
         let (name, what) = match mode {
-            Mode::Token => ("token", "ours, auth = \"token\", verified-token cache off"),
-            Mode::Session => ("session", "ours, auth = \"session\", verified-token cache off, sessions near-cached"),
+            Mode::Full => ("full", "ours: auth = \"session\", near-cached; verified-token cache off, 2 shards, sticky"),
+            Mode::Token => ("token", "ours: auth = \"token\", verified-token cache off, 2 shards, sticky"),
+            Mode::None => ("none", "ours: auth = \"none\", one pool, not sticky"),
         };
         let dir = dir.join(name);
         fs::create_dir_all(&dir)?;
         let address = free_address()?;
         let config = dir.join("edgekeep.toml");
-        fs::write(&config, configuration(mode, address, free_address()?, origin))?;
-
         let service_token = tokens::random_text()?;
-        let mut command = Command::new(&self.binary);
-        command.arg("serve").arg("--config").arg(&config).env("EDGEKEEP_SERVICE_TOKEN", &service_token);
-        let mut process = Running::start(name, &command, PROXY_CORE, &dir)?;
-        process.wait_for(address)?;
-
+        let serve = |front: &Front<'_>| {
+            fs::write(&config, configuration(mode, address, free_address()?, front))?;
+            let mut command = Command::new(&self.binary);
+            command.arg("serve").arg("--config").arg(&config).env("EDGEKEEP_SERVICE_TOKEN", &service_token);
+            let mut process = Running::start(name, &command, front.cores, &dir)?;
+            process.wait_for(address)?;
+            anyhow::Ok(process)
+        };
+        // Sessions are created without TLS: they are the same afterwards.
+        let plain = serve(&Front { certificates: None, ..*front })?;
         let tokens = create_sessions(address, &service_token)?;
+        let process = match front.certificates {
+            None => plain,
+            Some(_) => {
+                drop(plain);
+                serve(front)?
+            }
+        };
         let peer = Peer {
             name,
             what,
@@ -66,15 +81,9 @@ impl Ours {
             path: "/bench".to_owned(),
             headers: Vec::new(),
             tokens: tokens.write(dir.join("tokens"))?,
-            body: Some(body.to_owned()),
+            body: None,
         };
-        let refused = [
-            Refused { why: "no token", token: None },
-            Refused { why: "a changed signature", token: Some(tokens::tampered(tokens.first()?)) },
-        ];
-        peer.prove(tokens.first()?, &refused)?;
-        eprintln!("{name}: ready; its tokens have {} bytes", tokens.mean_length());
-        Ok(peer)
+        Ok((peer, tokens))
     }
 
     /// Starts a region on the load's core, has it issue the tokens, and writes what a Worker beside it is given.
@@ -107,6 +116,16 @@ impl Ours {
     }
 }
 
+/// What stands before and behind our gateway.
+#[derive(Clone, Copy)]
+pub struct Front<'a> {
+    pub origins: &'a [SocketAddr],
+    pub threads: usize,
+    pub cores: Cores,
+    /// The folder of `server.pem` and `server.key`: clients come over TLS.
+    pub certificates: Option<&'a Path>,
+}
+
 /// The region beside our Worker. Dropping it ends it.
 pub struct Region {
     /// Issued by it, so that the Worker knows their key.
@@ -117,16 +136,28 @@ pub struct Region {
 }
 
 /// Keys and store are made in the configuration's folder on the first start.
-fn configuration(mode: Mode, listen: SocketAddr, admin: SocketAddr, origin: SocketAddr) -> String {
-    let auth = match mode {
-        Mode::Token => "token",
-        Mode::Session => "session",
+fn configuration(mode: Mode, listen: SocketAddr, admin: SocketAddr, front: &Front<'_>) -> String {
+    let (auth, shard, shards) = match mode {
+        Mode::Full => ("session", "user", 2),
+        Mode::Token => ("token", "user", 2),
+        Mode::None => ("none", "any", 1),
     };
+    let sticky = mode != Mode::None;
+    let threads = front.threads;
+    let tls = front.certificates.map_or_else(String::new, |folder| {
+        format!("tls = {{ cert = '{0}/server.pem', key = '{0}/server.key' }}\n", folder.display())
+    });
+    let pool = |shard: usize| {
+        let origin = |(at, address)| format!("{{ id = \"{shard}-{at}\", url = \"http://{address}\" }}");
+        let origins: Vec<String> = front.origins.iter().enumerate().map(origin).collect();
+        format!("[[pools]]\nshard = \"shard_{shard}\"\norigins = [{}]\n", origins.join(", "))
+    };
+    let pools: String = (0..shards).map(pool).collect();
     format!(
         r#"[server]
 listen = ["{listen}"]
-threads = 1
-
+threads = {threads}
+{tls}
 [admin]
 listen = "{admin}"
 
@@ -144,16 +175,16 @@ path = "edgekeep.redb"
 creates = "1000000/1s"
 
 [shards.users]
-count = 1
+count = {shards}
 
-[[pools]]
-shard = "shard_0"
-origins = [{{ id = "origin", url = "http://{origin}" }}]
+{pools}
+[balance.sticky]
+enabled = {sticky}
 
 [[routes]]
 path = "/{{rest..}}"
 auth = "{auth}"
-shard = "any"
+shard = "{shard}"
 
 [log]
 level = "warn"

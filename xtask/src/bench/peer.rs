@@ -41,20 +41,22 @@ impl Peer {
     pub fn prove(&self, good: &str, refused: &[Refused]) -> anyhow::Result<()> {
         let deadline = Instant::now() + SETTLE;
         loop {
-            let (status, body) = self.ask(Some(good))?;
-            if status == 200 && self.body.as_ref().is_none_or(|expected| *expected == body) {
+            let answer = self.ask(&self.path, Some(good), None)?;
+            if answer.status == 200 && self.body.as_ref().is_none_or(|expected| *expected == answer.body) {
                 break;
             }
             ensure!(
                 Instant::now() < deadline,
-                "{} answers a good token with {status} {body:?}\n{}",
+                "{} answers a good token with {} {:?}\n{}",
                 self.name,
+                answer.status,
+                answer.body,
                 self.process.log_tail()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
         for Refused { why, token } in refused {
-            let (status, _) = self.ask(token.as_deref())?;
+            let status = self.ask(&self.path, token.as_deref(), None)?.status;
             if status != 401 {
                 bail!("{} answers {status} where 401 is due: {why}", self.name);
             }
@@ -62,17 +64,38 @@ impl Peer {
         Ok(())
     }
 
-    fn ask(&self, token: Option<&str>) -> anyhow::Result<(u16, String)> {
-        let mut request = agent().get(format!("http://{}{}", self.address, self.path));
+    /// Asks once, over a connection of its own.
+    pub fn ask(&self, path: &str, token: Option<&str>, cookie: Option<&str>) -> anyhow::Result<Answer> {
+        let mut request = agent().get(format!("http://{}{path}", self.address));
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        if let Some(cookie) = cookie {
+            request = request.header("cookie", cookie);
+        }
         let mut answer = request.call().with_context(|| format!("{} gives no answer", self.name))?;
-        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+        let header = |name: &str| answer.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let set_cookie = header("set-cookie");
+        Ok(Answer {
+            status: answer.status().as_u16(),
+            cookie: set_cookie.and_then(|cookie| Some(cookie.split(';').next()?.to_owned())),
+            origin: header("x-bench-origin"),
+            body: answer.body_mut().read_to_string()?,
+        })
     }
+}
+
+/// What a proof looks at.
+pub struct Answer {
+    pub status: u16,
+    /// The cookie that it sets, as it is sent back.
+    pub cookie: Option<String>,
+    /// The origin that answered, where there are several.
+    pub origin: Option<String>,
+    pub body: String,
 }
 
 /// A client for which every status is an answer.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::machine::Cores;
+
 /// How long a process may take until it accepts connections.
 const START: Duration = Duration::from_secs(30);
 
@@ -16,20 +18,21 @@ pub struct Running {
     child: Child,
     name: String,
     log: PathBuf,
+    pub cores: Cores,
 }
 
 impl Running {
-    /// Starts `command` on one core, with its output in `<dir>/<name>.log`.
-    pub fn start(name: &str, command: &Command, core: usize, dir: &Path) -> anyhow::Result<Running> {
+    /// Starts `command` on `cores`, with its output in `<dir>/<name>.log`.
+    pub fn start(name: &str, command: &Command, cores: Cores, dir: &Path) -> anyhow::Result<Running> {
         let log = dir.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| log.display().to_string())?;
-        let child = pinned(command, core)
+        let child = pinned(command, cores)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Running { child, name: name.to_owned(), log })
+        Ok(Running { child, name: name.to_owned(), log, cores })
     }
 
     pub fn pid(&self) -> u32 {
@@ -65,11 +68,11 @@ impl Drop for Running {
     }
 }
 
-/// `command` on one core, killed by the kernel when this process ends. `taskset` and `setpriv` replace themselves by
+/// `command` on `cores`, killed by the kernel when this process ends. `taskset` and `setpriv` replace themselves by
 /// the program, so the process id is the program's.
-pub fn pinned(command: &Command, core: usize) -> Command {
+pub fn pinned(command: &Command, cores: Cores) -> Command {
     let mut pinned = Command::new("taskset");
-    pinned.args(["--cpu-list", &core.to_string(), "setpriv", "--pdeathsig", "KILL"]);
+    pinned.args(["--cpu-list", &cores.list(), "setpriv", "--pdeathsig", "KILL"]);
     pinned.arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {

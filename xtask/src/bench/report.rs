@@ -38,23 +38,25 @@ pub struct Report {
     pub sizes: Vec<Size>,
 }
 
+/// A peer's figures.
 #[derive(Serialize)]
-struct Measured {
-    name: &'static str,
-    what: &'static str,
-    version: String,
-    cpu_us: Spread,
-    requests_per_second: Spread,
-    p50_us: Spread,
-    p99_us: Spread,
+pub struct Measured {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub version: String,
+    pub cpu_us: Spread,
+    pub requests_per_second: Spread,
+    pub p50_us: Spread,
+    pub p99_us: Spread,
     peer_busy: Spread,
-    load_busy: Spread,
+    pub load_busy: Spread,
     others_on_peer_core: Spread,
     others_on_load_core: Spread,
-    /// This peer's figure divided by that of `against`.
-    cpu_ratio: Spread,
-    requests_ratio: Spread,
-    samples: Vec<Sample>,
+    /// This peer's figure divided by that of the peer which it is compared with.
+    pub cpu_ratio: Spread,
+    pub requests_ratio: Spread,
+    pub p99_ratio: Spread,
+    pub samples: Vec<Sample>,
 }
 
 /// A file's size in bytes.
@@ -79,7 +81,7 @@ impl Report {
         bench: &'static str,
         ours: &str,
         options: &Options,
-        peers: &[Peer],
+        peers: &[&Peer],
         samples: Vec<Vec<Sample>>,
     ) -> anyhow::Result<Report> {
         let position = |name: &str| peers.iter().position(|peer| peer.name == name);
@@ -146,32 +148,41 @@ impl Report {
         for peer in self.peers.iter().filter(|peer| peer.load_busy.median >= LOAD_FULL) {
             notes.push(format!("{}: the load was the limit, so its requests/s and p99 are the load's", peer.name));
         }
-        let most =
-            |others: fn(&Measured) -> Spread| self.peers.iter().map(others).map(|share| share.high).fold(0.0, f64::max);
-        let peer_core = most(|peer| peer.others_on_peer_core);
-        let load_core = most(|peer| peer.others_on_load_core);
-        if peer_core.max(load_core) >= OTHERS_NOTICED {
-            notes.push(format!(
-                "the machine was not quiet: other work took up to {:.0} % of the peers' core and {:.0} % of the load's \
-                 during a measurement; that costs requests/s and p99 most, CPU per request less, ratios least",
-                peer_core * 100.0,
-                load_core * 100.0
-            ));
-        }
+        notes.extend(not_quiet(&self.peers.iter().collect::<Vec<_>>()));
         notes
     }
 }
 
+/// Says so when other work was noticed beside what was measured.
+pub fn not_quiet(peers: &[&Measured]) -> Option<String> {
+    let most = |others: fn(&Measured) -> Spread| peers.iter().map(|peer| others(peer).high).fold(0.0, f64::max);
+    let peer_core = most(|peer| peer.others_on_peer_core);
+    let load_core = most(|peer| peer.others_on_load_core);
+    (peer_core.max(load_core) >= OTHERS_NOTICED).then(|| {
+        format!(
+            "the machine was not quiet: other work took up to {:.0} % of the peers' core and {:.0} % of the load's during \
+             a measurement; that costs requests/s and p99 most, CPU per request less, ratios least",
+            peer_core * 100.0,
+            load_core * 100.0
+        )
+    })
+}
+
 impl Measured {
-    fn new(peer: &Peer, samples: Vec<Sample>, base: &[Sample]) -> Measured {
+    /// `base`: the samples, of the same rounds, of the peer that ratios are relative to.
+    pub fn new(peer: &Peer, samples: Vec<Sample>, base: &[Sample]) -> Measured {
+        Measured::of((peer.name, peer.what, peer.version.clone()), samples, base)
+    }
+
+    /// The same of a peer of this name, description and version.
+    pub fn of(peer: (&'static str, &'static str, String), samples: Vec<Sample>, base: &[Sample]) -> Measured {
+        let (name, what, version) = peer;
         let spread = |figure: fn(&Sample) -> f64| Spread::of(samples.iter().map(figure));
-        let ratio = |figure: fn(&Sample) -> f64| {
-            Spread::of(samples.iter().zip(base).map(|(own, base)| figure(own) / figure(base)))
-        };
+        let ratio = |figure: fn(&Sample) -> f64| ratios(&samples, base, figure);
         Measured {
-            name: peer.name,
-            what: peer.what,
-            version: peer.version.clone(),
+            name,
+            what,
+            version,
             cpu_us: spread(|sample| sample.cpu_us),
             requests_per_second: spread(|sample| sample.requests_per_second),
             p50_us: spread(|sample| sample.p50_us),
@@ -182,6 +193,7 @@ impl Measured {
             others_on_load_core: spread(|sample| sample.others.on_load_core),
             cpu_ratio: ratio(|sample| sample.cpu_us),
             requests_ratio: ratio(|sample| sample.requests_per_second),
+            p99_ratio: ratio(|sample| sample.p99_us),
             samples,
         }
     }
@@ -198,6 +210,11 @@ impl Measured {
             format!("{:.0} %", self.load_busy.median * 100.0),
         ]
     }
+}
+
+/// `figure` of the first divided by that of the second, round by round.
+pub fn ratios(of: &[Sample], to: &[Sample], figure: fn(&Sample) -> f64) -> Spread {
+    Spread::of(of.iter().zip(to).map(|(of, to)| figure(of) / figure(to)))
 }
 
 impl Spread {

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::Options;
-use super::machine::{CoreTime, CpuTime, LOAD_CORE, PROXY_CORE};
+use super::machine::{BOTH_CORES, CoreTime, CpuTime, LOAD_CORE, PROXY_CORE};
 use super::peer::Peer;
 use super::process::{self, Running};
 
@@ -48,23 +48,29 @@ fn nothing(count: &u64) -> bool {
     *count == 0
 }
 
-/// The load generator, as built from `tests/`, and the origin on its core, if there is one.
+/// The load generator, as built from `tests/`.
 pub struct Load<'a> {
     pub binary: PathBuf,
-    pub origin: Option<&'a Running>,
+    /// The origins on its core, if there are any.
+    pub origins: Option<&'a Running>,
+    /// What else it is told.
+    pub arguments: Vec<String>,
 }
 
 /// All samples, by peer and by round.
-pub fn interleave(peers: &[Peer], load: &Load<'_>, options: &Options) -> anyhow::Result<Vec<Vec<Sample>>> {
-    let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::with_capacity(options.rounds)).collect();
-    for round in 0..options.rounds {
+pub fn interleave(
+    peers: &[&Peer],
+    rounds: usize,
+    measure: impl Fn(&Peer) -> anyhow::Result<Sample>,
+) -> anyhow::Result<Vec<Vec<Sample>>> {
+    let mut samples: Vec<Vec<Sample>> = peers.iter().map(|_| Vec::with_capacity(rounds)).collect();
+    for round in 0..rounds {
         for turn in 0..peers.len() {
             let at = (round + turn) % peers.len();
-            let sample = load.measure(&peers[at], options)?;
+            let sample = measure(peers[at])?;
             eprintln!(
-                "round {}/{}  {:<14} {:>7.2} µs CPU/request  {:>8.0} requests/s",
+                "round {}/{rounds}  {:<14} {:>7.2} µs CPU/request  {:>8.0} requests/s",
                 round + 1,
-                options.rounds,
                 peers[at].name,
                 sample.cpu_us,
                 sample.requests_per_second
@@ -95,13 +101,13 @@ struct Latency {
 }
 
 impl Load<'_> {
-    fn measure(&self, peer: &Peer, options: &Options) -> anyhow::Result<Sample> {
-        let beside: Vec<&Running> = self.origin.into_iter().collect();
+    pub fn measure(&self, peer: &Peer, options: &Options) -> anyhow::Result<Sample> {
+        let beside: Vec<&Running> = self.origins.into_iter().collect();
         measure(&self.command(peer, options), &Subject::Server(&peer.process), &beside)
             .with_context(|| peer.name.to_owned())
     }
 
-    fn command(&self, peer: &Peer, options: &Options) -> Command {
+    pub fn command(&self, peer: &Peer, options: &Options) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .env("RUST_BACKTRACE", "0")
@@ -109,9 +115,9 @@ impl Load<'_> {
             .args(["--path", &peer.path])
             .arg("--tokens")
             .arg(&peer.tokens)
-            .args(["--connections", &options.connections.to_string()])
             .args(["--warmup", &options.warmup.to_string()])
-            .args(["--seconds", &options.seconds.to_string()]);
+            .args(["--seconds", &options.seconds.to_string()])
+            .args(&self.arguments);
         for (name, value) in &peer.headers {
             command.args(["--header", &format!("{name}: {value}")]);
         }
@@ -133,11 +139,13 @@ pub enum Subject<'a> {
 /// Runs `command`, which says `measuring` when its warm-up is over, and its figures when it is done. `beside` is what
 /// shares the load's core with it.
 pub fn measure(command: &Command, subject: &Subject<'_>, beside: &[&Running]) -> anyhow::Result<Sample> {
-    let core = match subject {
-        Subject::Server(_) => LOAD_CORE,
-        Subject::Itself => PROXY_CORE,
+    let shared = matches!(subject, Subject::Server(server) if server.cores == BOTH_CORES);
+    let (peer_cores, load_cores) = if shared { (BOTH_CORES, BOTH_CORES) } else { (PROXY_CORE, LOAD_CORE) };
+    let own_cores = match subject {
+        Subject::Server(_) => load_cores,
+        Subject::Itself => peer_cores,
     };
-    let mut child = process::pinned(command, core)
+    let mut child = process::pinned(command, own_cores)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -158,8 +166,8 @@ pub fn measure(command: &Command, subject: &Subject<'_>, beside: &[&Running]) ->
             at: Instant::now(),
             peer: CpuTime::of(subject_pid)?,
             beside: beside.iter().map(|process| CpuTime::of(process.pid())).collect::<Result<_, _>>()?,
-            peer_core: CoreTime::of(PROXY_CORE)?,
-            load_core: CoreTime::of(LOAD_CORE)?,
+            peer_core: CoreTime::of(peer_cores)?,
+            load_core: CoreTime::of(load_cores)?,
         })
     };
 
@@ -186,6 +194,11 @@ pub fn measure(command: &Command, subject: &Subject<'_>, beside: &[&Running]) ->
         Subject::Itself => 0.0,
     };
     let load_busy = (load + beside) / wall;
+    let on_peer_core = after.peer_core.busy_since(&before.peer_core);
+    let on_load_core = after.load_core.busy_since(&before.load_core);
+    // Both cores' are one figure then: half of each one's use falls on either.
+    let together = (peer_busy + load_busy) / 2.0;
+    let (peer_part, load_part) = if shared { (together, together) } else { (peer_busy, load_busy) };
     Ok(Sample {
         requests: finished.requests,
         requests_per_second: finished.requests_per_second,
@@ -197,8 +210,8 @@ pub fn measure(command: &Command, subject: &Subject<'_>, beside: &[&Running]) ->
         peer_busy,
         load_busy,
         others: Others {
-            on_peer_core: (after.peer_core.busy_since(&before.peer_core) - peer_busy).max(0.0),
-            on_load_core: (after.load_core.busy_since(&before.load_core) - load_busy).max(0.0),
+            on_peer_core: (on_peer_core - peer_part).max(0.0),
+            on_load_core: (on_load_core - load_part).max(0.0),
         },
     })
 }

@@ -75,11 +75,6 @@ impl Tokens {
         Ok(path)
     }
 
-    /// The mean length in bytes.
-    pub fn mean_length(&self) -> usize {
-        self.0.iter().map(String::len).sum::<usize>() / self.0.len().max(1)
-    }
-
     /// The first token.
     pub fn first(&self) -> anyhow::Result<&str> {
         Ok(self.0.first().context("there are no tokens")?)
