@@ -291,7 +291,9 @@ fn without_a_token_nothing_can_be_changed(_: &Deployment) -> Result<()> {
     command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string(), "--data"]).arg(folder.path());
     command.env_remove("EDGEKEEP_ADMIN_TOKEN");
     let mut gateway = Program::start("a small gateway", &mut command, &folder.path().join("log"), None)?;
-    let ask = |method, target| Request::new(Entry { address: admin, behind_platform: false }, method, target).send();
+    let ask = |method: &str, target: &str| {
+        Request::new(Entry { address: admin, behind_platform: false }, method, target).send()
+    };
     gateway.wait_until(PATIENCE, || ask("GET", "/readyz").is_ok_and(|answer| answer.status == 200))?;
     let mut id = String::new();
     eventually("its origin is found dead", PATIENCE, || {
@@ -301,10 +303,10 @@ fn without_a_token_nothing_can_be_changed(_: &Deployment) -> Result<()> {
     })?;
     let refused = ask("POST", &format!("/origins/{id}/drain"))?.expect(403)?;
     ensure!(refused.text().contains("admin.token is not set"), "{refused}");
-    let said = tail(&folder.path().join("log"));
+    let said = || tail(&folder.path().join("log"));
+    eventually("its panic is told", PATIENCE, || Ok(said().contains("panics: 0 of 1 origins are available")))?;
     let line = format!("origin {id} is down: connection refused");
-    ensure!(said.matches(&line).count() == 1, "not told once:\n{said}");
-    ensure!(said.contains("panics: 0 of 1 origins are available"), "{said}");
+    ensure!(said().matches(&line).count() == 1, "not told once:\n{}", said());
     Ok(())
 }
 
