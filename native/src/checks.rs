@@ -202,3 +202,82 @@ async fn search(mut body: Incoming, text: &str) -> Result<(), CheckFailure> {
     }
     if String::from_utf8_lossy(&read).contains(text) { Ok(()) } else { Err(CheckFailure::Body(MOST_READ)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// How a check of an origin with this answer ends, and what the origin was asked.
+    async fn checked(answer: Vec<u8>, health: &HealthConfig) -> (Result<(), CheckFailure>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = OriginUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let origin = tokio::task::spawn_local(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && socket.read_buf(&mut head).await.unwrap() > 0 {}
+            // The check may have seen enough.
+            let _ = socket.write_all(&answer).await;
+            String::from_utf8(head).unwrap()
+        });
+        let target = Target { url, host: HeaderValue::from_static("app.example") };
+        (check(&target, health).await, origin.await.unwrap())
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, test)
+    }
+
+    fn answer(status: u16, body: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
+    #[test]
+    fn a_check_is_one_request_on_a_connection_of_its_own() {
+        let health = HealthConfig { path: "/up?deep=1".to_owned(), ..HealthConfig::default() };
+        let (outcome, asked) = run(checked(answer(200, ""), &health));
+        assert_eq!(outcome, Ok(()));
+        let lines: Vec<&str> = asked.trim_end().split("\r\n").collect();
+        assert_eq!(
+            lines,
+            ["GET /up?deep=1 HTTP/1.1", "host: app.example", "user-agent: edgekeep-check", "connection: close"]
+        );
+    }
+
+    #[test]
+    fn the_status_must_be_the_expected_one() {
+        let health = HealthConfig { expect_status: 204, ..HealthConfig::default() };
+        assert_eq!(run(checked(answer(204, ""), &health)).0, Ok(()));
+        assert_eq!(run(checked(answer(200, ""), &health)).0, Err(CheckFailure::Status { found: 200, expected: 204 }));
+        let broken = run(checked(Vec::new(), &health)).0;
+        assert!(matches!(broken, Err(CheckFailure::Broken(_))), "{broken:?}");
+    }
+
+    #[test]
+    fn the_text_must_stand_within_the_first_64_kib_of_the_body() {
+        let health = HealthConfig { body_contains: Some("ready".to_owned()), ..HealthConfig::default() };
+        let body = |before: usize| answer(200, &("x".repeat(before) + "ready" + &"y".repeat(100)));
+        assert_eq!(run(checked(body(MOST_READ - 5), &health)).0, Ok(()));
+        assert_eq!(run(checked(body(MOST_READ - 4), &health)).0, Err(CheckFailure::Body(MOST_READ)));
+        assert_eq!(run(checked(answer(200, "read"), &health)).0, Err(CheckFailure::Body(MOST_READ)));
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n";
+        assert_eq!(run(checked(chunked.into(), &health)).0, Ok(()));
+    }
+
+    #[test]
+    fn a_tcp_check_asks_nothing_and_a_closed_port_refuses() {
+        let health = HealthConfig { r#type: HealthType::Tcp, ..HealthConfig::default() };
+        assert_eq!(run(checked(Vec::new(), &health)), (Ok(()), String::new()));
+        run(async {
+            // A port that was free a moment ago.
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let url = OriginUrl::parse(&format!("http://{free}")).unwrap();
+            let target = Target { url, host: HeaderValue::from_static("x") };
+            assert_eq!(check(&target, &health).await, Err(CheckFailure::Refused));
+        });
+    }
+}

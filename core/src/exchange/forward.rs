@@ -439,7 +439,7 @@ impl Exchange {
     pub(super) fn origin_failed(&mut self, failed: Failed, cx: &mut Context<'_>) -> Decided {
         let Some(current) = self.forward.current.take() else { return Err(self.store_unavailable()) };
         self.forward.failed = true;
-        self.attempt_ended(&current, Ended::Failed { stage: failed.stage, timed_out: failed.timed_out }, cx);
+        self.attempt_ended(&current, Ended::Failed(failed), cx);
         let nothing_sent = matches!(failed.stage, FailedStage::Connect | FailedStage::Unsent);
         let again = if nothing_sent {
             true

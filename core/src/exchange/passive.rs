@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Exchange, FailedStage, Live, Rules};
+use super::{Endpoint, Exchange, Failed, FailedStage, Live, Rules, Site};
 use crate::balance::{Origin, Pool};
 use crate::health::{EjectionRules, HealthLimits};
 use crate::http::{Head, header_text};
@@ -15,7 +15,7 @@ use crate::{Millis, Timestamp};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ended {
     Answered(u16),
-    Failed { stage: FailedStage, timed_out: bool },
+    Failed(Failed),
 }
 
 impl Rules {
@@ -24,8 +24,10 @@ impl Rules {
         let Some(pool) = self.pools.get(at.0).map(|rules| &rules.pool) else { return };
         let Some(origin) = pool.origins.get(at.1) else { return };
         let failed = match ended {
-            Ended::Failed { stage: FailedStage::Unsent, .. } => return,
-            Ended::Failed { stage, timed_out } => {
+            Ended::Failed(Failed { stage: FailedStage::Unsent, .. }) => return,
+            // A Worker's one timer runs while the client still sends what is not kept: nobody knows whose fault it is.
+            Ended::Failed(failed) if failed.timed_out && !failed.replayable && self.site != Site::Native => return,
+            Ended::Failed(Failed { stage, timed_out, .. }) => {
                 if stage == FailedStage::Connect && !timed_out {
                     origin.state.refused(now);
                 }

@@ -48,6 +48,10 @@ enum Command {
     #[command(subcommand)]
     Keys(keys::Keys),
     /// List a running gateway's origins; drain one, take it out, let it in again
+    ///
+    /// What is said of an origin counts for the one gateway that is asked, until the next word or its restart: reloads
+    /// keep it, a new process begins with every origin ready. Where several gateways run, tell each. To take an origin
+    /// out for good, take it out of the file.
     #[command(subcommand)]
     Origin(origin::Origin),
     /// Run the demo's origins alone

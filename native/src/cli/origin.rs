@@ -19,11 +19,6 @@ use super::{Failure, files};
 /// How often `drain` looks whether the origin is empty.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// What a running gateway thinks of its origins, and the operator's word on one of them.
-///
-/// The word counts for the one gateway that is asked, until the next word or its restart: reloads keep it, a new process
-/// begins with every origin ready. Where several gateways run, tell each. To take an origin out for good, take it out of
-/// the file.
 #[derive(Subcommand)]
 pub enum Origin {
     /// Every origin with its state, and why it is not up

@@ -4,11 +4,15 @@
 #![allow(clippy::print_stdout, reason = "a measurement prints its figures")]
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use edgekeep_tests::{Answer, Deployment, Does, Kind, Setup, Unsteady, UnsteadyOrigin, eventually};
+use edgekeep_tests::{
+    Answer, Deployment, Does, Entry, Kind, Ports, Program, Request, Setup, Unsteady, UnsteadyOrigin, eventually,
+    gateway_binary, local, tail,
+};
 use serde_json::Value;
 
 use crate::scenario::Scenario;
@@ -47,6 +51,8 @@ pub fn scenarios() -> Vec<Scenario> {
         alone("a_closed_pool_answers_503", closed, a_closed_pool_answers_503).only(Kind::NativeEmbedded),
         alone("a_fallback_pool_stands_in", spare, a_fallback_pool_stands_in).only(Kind::NativeEmbedded),
         alone("an_origin_is_drained_and_taken_out", UNCHECKED, an_origin_is_drained_and_taken_out).natively(),
+        Scenario::shared("without_a_token_nothing_can_be_changed", without_a_token_nothing_can_be_changed)
+            .only(Kind::NativeEmbedded),
     ]
 }
 
@@ -273,6 +279,34 @@ fn an_origin_is_drained_and_taken_out(d: &Deployment) -> Result<()> {
     d.admin("GET", "/origins/u0/drain").send()?.expect(405)?;
     d.admin("POST", "/origins/u0/explode").send()?.expect(404)?;
     ensure!(origin(d, "u0")?["set_to"] == "ready", "a refused call changed something");
+    Ok(())
+}
+
+/// A gateway that was given an origin and nothing else.
+fn without_a_token_nothing_can_be_changed(_: &Deployment) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (listen, admin) = (local(Ports::free()?), local(Ports::free()?));
+    let mut command = Command::new(gateway_binary()?);
+    command.args(["serve", "--origin", &format!("http://{}", local(Ports::free()?))]);
+    command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string(), "--data"]).arg(folder.path());
+    command.env_remove("EDGEKEEP_ADMIN_TOKEN");
+    let mut gateway = Program::start("a small gateway", &mut command, &folder.path().join("log"), None)?;
+    let ask = |method: &str, target: &str| {
+        Request::new(Entry { address: admin, behind_platform: false }, method, target).send()
+    };
+    gateway.wait_until(PATIENCE, || ask("GET", "/readyz").is_ok_and(|answer| answer.status == 200))?;
+    let mut id = String::new();
+    eventually("its origin is found dead", PATIENCE, || {
+        let row = ask("GET", "/origins")?.expect(200)?.json()?["origins"][0].take();
+        id = row["id"].as_str().unwrap_or_default().to_owned();
+        Ok(row["check"] == "down" && row["reason"] == "connection refused")
+    })?;
+    let refused = ask("POST", &format!("/origins/{id}/drain"))?.expect(403)?;
+    ensure!(refused.text().contains("admin.token is not set"), "{refused}");
+    let said = || tail(&folder.path().join("log"));
+    eventually("its panic is told", PATIENCE, || Ok(said().contains("panics: 0 of 1 origins are available")))?;
+    let line = format!("origin {id} is down: connection refused");
+    ensure!(said().matches(&line).count() == 1, "not told once:\n{}", said());
     Ok(())
 }
 

@@ -84,6 +84,23 @@ fn what_the_origin_is_not_to_blame_for_is_no_failure() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn at_the_edge_a_streamed_upload_that_takes_too_long_is_nobodys_fault() {
+    let errors = |world: &mut World, request: Request| {
+        world.script("c", Does::TimeOut(FailedStage::Sent));
+        world.run(request);
+        world.origin("c").state.traffic(world.now).errors
+    };
+    let mut edge = World::at_edge();
+    let login = edge.log_in_elsewhere("42");
+    let mut native = World::new();
+    let native_login = native.log_in("42");
+    let upload = |login: &Login| post("/feed").bearer(&login.access).too_long_to_replay();
+    assert_eq!(errors(&mut edge, upload(&login)), 0);
+    assert_eq!(errors(&mut edge, post("/feed").bearer(&login.access)), 1, "its body was there");
+    assert_eq!(errors(&mut native, upload(&native_login)), 1, "this shell knows whose turn it was");
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn ejection_can_be_switched_off() {
     let (mut world, login) = one_origin(json!({ "balance": { "ejection": false } }));
     fail(&mut world, &login, || Does::Answer(500, vec![]), 30);
