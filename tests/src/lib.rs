@@ -10,6 +10,7 @@ mod common;
 mod config;
 mod deployment;
 mod forge;
+mod load;
 mod process;
 mod redis;
 mod relay;
@@ -20,14 +21,15 @@ pub mod wire;
 
 pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
-pub use common::{Stage, is_long, local, lock, root};
+pub use common::{Stage, is_long, local, lock, raise_file_limit, root};
 pub use config::{
     ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
     Setup, TRUSTED_PROXY,
 };
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
-pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
+pub use load::{Figures, Kept, under_load};
+pub use process::{Ports, Program, end_programs_with_us, eventually, holds, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
 pub use user::{Session, fresh_address};

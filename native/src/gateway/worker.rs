@@ -34,6 +34,8 @@ use crate::store::Store;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// After a failure to accept (no file descriptors left), wait a little instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Which is told so often at most.
+const ACCEPT_TOLD: Duration = Duration::from_secs(1);
 /// While a core drains, how long a connection may be idle until it is closed, at most half of the whole time. Its client
 /// may just be sending: one that does is answered, and told to close.
 const LINGER: Duration = Duration::from_millis(500);
@@ -172,13 +174,17 @@ pub fn run(
 }
 
 async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
+    let mut told: Option<tokio::time::Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 tokio::task::spawn_local(converse(worker.clone(), stream, peer));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    tracing::warn!(%error, "cannot accept connections: they wait");
+                    told = Some(tokio::time::Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -210,9 +216,10 @@ async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         Socket::new(stream, Duration::from_millis(header_timeout.0), Duration::from_millis(idle_timeout.0));
     let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
     let service = service_fn(|request| {
-        let answering = serve(worker.clone(), peer, activity.clone(), request);
-        async {
-            let mut response = answering.await?;
+        let (worker, activity) = (&worker, &activity);
+        // Called within: a future that is captured and then awaited takes its place twice.
+        async move {
+            let mut response = serve(worker.clone(), peer, activity.clone(), request).await?;
             if worker.linger.get().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
 
 mod access;
+mod access_log;
 mod authorize;
 mod bodies;
 mod cluster;
@@ -19,8 +20,10 @@ mod input;
 mod keys;
 mod layout;
 mod life;
+mod many;
 mod metrics;
 mod oauth;
+mod operation;
 mod paths;
 mod refresh;
 mod refusals;
@@ -59,8 +62,11 @@ fn main() -> ExitCode {
         layout::scenarios(),
         cluster::scenarios(),
         access::scenarios(),
+        access_log::scenarios(),
         keys::scenarios(),
+        many::scenarios(),
         metrics::scenarios(),
+        operation::scenarios(),
     ]
     .into_iter()
     .flatten()
