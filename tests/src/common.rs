@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Whether this run is the long form.
 pub fn is_long() -> bool {
@@ -16,6 +17,14 @@ pub fn is_long() -> bool {
 pub fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
+}
+
+/// As many open files as this process, and what it starts, may have.
+pub fn raise_file_limit() -> Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.current.unwrap_or(u64::MAX))
 }
 
 /// A port of this machine.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ use crate::client::{Entry, Request};
 use crate::common::{local, lock, root};
 use crate::config::{self, PortsOf, Setup};
 use crate::forge::AccessKey;
-use crate::process::{Ports, Program, children, hang_up, peak_memory, tail};
+use crate::process::{Ports, Program, children, eventually, hang_up, peak_memory, tail};
 use crate::redis::{Cluster, Standalone};
 use crate::resp::Reply;
 use crate::unsteady::UnsteadyOrigin;
@@ -301,6 +302,82 @@ impl Deployment {
         gateway.wait_until(PATIENCE, || answers(self.ports.admin, "/readyz"))?;
         *lock(&self.gateway) = Some(gateway);
         Ok(())
+    }
+
+    /// The gateway's process.
+    pub fn gateway_process(&self) -> Result<u32> {
+        Ok(lock(&self.gateway).as_ref().context("the gateway does not run")?.id())
+    }
+
+    /// Changes the gateway's file, which it reads at its next start or reload.
+    pub fn change_configuration(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let file = self.folder.path().join("edgekeep.toml");
+        let (old, new) = (fs::read_to_string(&file)?, file.with_extension("new"));
+        fs::write(&new, change(old))?;
+        Ok(fs::rename(new, file)?)
+    }
+
+    /// Asks the gateway to read its file again; the line that says how that went.
+    pub fn reload(&self) -> Result<String> {
+        let said = |log: &str| log.lines().filter(|line| line.contains("reloaded")).map(str::to_owned).collect();
+        let before: Vec<String> = said(&self.gateway_log()?);
+        hang_up(self.gateway_process()?);
+        let mut now: Vec<String> = Vec::new();
+        eventually("the reload", PATIENCE, || {
+            now = said(&self.gateway_log()?);
+            Ok(now.len() > before.len())
+        })?;
+        now.pop().context("nothing was said of the reload")
+    }
+
+    /// Starts a successor that takes over from the gateway, and waits until this has ended and that one serves.
+    pub fn hand_over(&self) -> Result<()> {
+        let mut command = self.serve("edgekeep.toml")?;
+        let mut successor = Program::start("the successor", command.arg("--takeover"), &self.log("gateway"), None)?;
+        let mut old = lock(&self.gateway).take().context("the gateway does not run")?;
+        let ended = old.ended(PATIENCE)?;
+        ensure!(ended.success(), "the old gateway ended with {ended}");
+        successor.wait_until(PATIENCE, || answers(self.ports.admin, "/readyz"))?;
+        *lock(&self.gateway) = Some(successor);
+        Ok(())
+    }
+
+    /// What a successor says that cannot take over.
+    pub fn failed_handover(&self) -> Result<String> {
+        let mut command = self.serve("edgekeep.toml")?;
+        let log = self.log("refused");
+        let mut successor = Program::start("the successor", command.arg("--takeover"), &log, None)?;
+        ensure!(!successor.ended(PATIENCE)?.success(), "it took over");
+        Ok(fs::read_to_string(log)?)
+    }
+
+    /// Asks the gateway to end; [`Deployment::gateway_ended`] waits for that.
+    pub fn terminate_gateway(&self) -> Result<()> {
+        lock(&self.gateway).as_ref().context("the gateway does not run")?.terminate();
+        Ok(())
+    }
+
+    /// Waits until the gateway has ended by itself, well.
+    pub fn gateway_ended(&self, patience: Duration) -> Result<()> {
+        let mut gateway = lock(&self.gateway).take().context("the gateway does not run")?;
+        let ended = gateway.ended(patience)?;
+        ensure!(ended.success(), "the gateway ended with {ended}");
+        Ok(())
+    }
+
+    /// Lets another program start the gateway: its arguments come last.
+    pub fn start_gateway_by(&self, launcher: &mut Command) -> Result<()> {
+        launcher.arg(gateway_binary()?).args(["serve", "--config"]).arg(self.folder.path().join("edgekeep.toml"));
+        self.with_credentials(launcher);
+        let mut started = Program::start("the launcher", launcher, &self.log("gateway"), Some("go"))?;
+        started.wait_until(PATIENCE, || answers(self.ports.admin, "/readyz"))?;
+        *lock(&self.gateway) = Some(started);
+        Ok(())
+    }
+
+    /// Addresses of the gateway: its clients' and its admin side's.
+    pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (local(self.ports.gateway), local(self.ports.admin))
     }
 
     /// Where clients of a second gateway come in: another process over the same store and with the same keys. The first

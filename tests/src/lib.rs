@@ -12,6 +12,7 @@ mod deployment;
 mod forge;
 mod gateway;
 pub mod http2;
+mod load;
 mod process;
 mod redis;
 mod relay;
@@ -25,7 +26,7 @@ pub mod wire;
 pub use answer::{Answer, Tally};
 pub use certificates::Certificates;
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
-pub use common::{Stage, is_long, local, lock, root};
+pub use common::{Stage, is_long, local, lock, raise_file_limit, root};
 pub use config::{
     ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
     Setup, TRUSTED_PROXY, Unsteady,
@@ -33,7 +34,8 @@ pub use config::{
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
 pub use forge::{AccessKey, Forged};
 pub use gateway::{Gateway, Origin, Written, answer_heads};
-pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
+pub use load::{Figures, Kept, under_load};
+pub use process::{Ports, Program, end_programs_with_us, eventually, holds, tail};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
 pub use unsteady::{Does, UnsteadyOrigin};

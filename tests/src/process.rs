@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -145,9 +145,23 @@ impl Program {
         signal(self.child.id(), Signal::CONT);
     }
 
-    /// Asks it to end, and does not wait.
+    /// Asks it to end, and waits for nothing.
     pub fn terminate(&self) {
         signal(self.child.id(), Signal::TERM);
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > patience {
+                bail!("{} has not ended within {patience:?}\n{}", self.name, tail(&self.log));
+            }
+            std::thread::sleep(GLANCE);
+        }
     }
 
     /// Asks it to end, and makes it end when it does not.
@@ -189,6 +203,14 @@ pub fn peak_memory(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+/// What a process has now: resident memory in KiB, and open files.
+pub fn holds(process: u32) -> Result<(u64, usize)> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let resident = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok((resident, std::fs::read_dir(format!("/proc/{process}/fd"))?.count()))
 }
 
 /// The children of a process that run this program.

@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod gaps;
 mod lists;
 mod sections;
 mod setting;

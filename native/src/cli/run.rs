@@ -72,7 +72,7 @@ pub fn run(
         tracing::warn!("{warning}");
     }
     let config = &settings.config;
-    let admin_token = admin_token(&settings)?;
+    let admin_token = settings.admin_token()?;
     let handover_at = handover::path(&settings.path(&config.session.keys), config.admin.listen.port());
     let (predecessor, passed) = match takeover {
         true if !passed.sockets.is_empty() => {
@@ -266,17 +266,6 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
-}
-
-/// The admin side's token. Without one it is for this machine only.
-fn admin_token(settings: &Settings) -> Result<Option<Secrets>, Failure> {
-    let admin = &settings.config.admin;
-    let token = files::configured(&admin.token, "admin.token", &settings.base)?;
-    if token.is_none() && !admin.listen.ip().is_loopback() {
-        return Err(format!("admin.listen: {} is not loopback, so admin.token must be set", admin.listen).into());
-    }
-    // One secret among others: compared as a digest, in constant time.
-    Ok(token.map(|token| Secrets::new(Some(&token), None, None)))
 }
 
 /// New rules from the file, if it is good and asks for nothing that a running gateway cannot change.

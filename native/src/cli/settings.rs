@@ -111,6 +111,17 @@ impl Settings {
         Ok(old.read_again(&self.config, &self.base).map_err(|errors| errors.join("; "))?)
     }
 
+    /// The admin side's token. Without one it is for this machine only.
+    pub fn admin_token(&self) -> Result<Option<Secrets>, Failure> {
+        let admin = &self.config.admin;
+        let token = files::configured(&admin.token, "admin.token", &self.base)?;
+        if token.is_none() && !admin.listen.ip().is_loopback() {
+            return Err(format!("admin.listen: {} is not loopback, so admin.token must be set", admin.listen).into());
+        }
+        // One secret among others: compared as a digest, in constant time.
+        Ok(token.map(|token| Secrets::new(Some(&token), None, None)))
+    }
+
     /// The keys to start with. Where several gateways share a store, a missing file is refused and never made: each would
     /// make its own. True: they were made now.
     pub fn keys(&self) -> Result<(KeyRing, bool), Failure> {

@@ -118,9 +118,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
-        let answering = serve(worker.clone(), peer, activity.clone(), request);
-        async {
-            let mut response = answering.await?;
+        let activity = &activity;
+        // Called within: a future that is captured and then awaited takes its place twice.
+        async move {
+            let mut response = serve(worker.clone(), peer, activity.clone(), request).await?;
             if worker.linger().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

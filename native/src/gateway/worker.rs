@@ -29,6 +29,8 @@ use crate::tls::Certificates;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// After a failure to accept (no file descriptors left), wait a little instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Which is told so often at most.
+const ACCEPT_TOLD: Duration = Duration::from_secs(1);
 /// While a core drains, how long a connection may be idle until it is closed, at most half of the whole time. Its client
 /// may just be sending: one that does is answered, and told to close.
 const LINGER: Duration = Duration::from_millis(500);
@@ -190,13 +192,17 @@ pub fn run(
 }
 
 async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
+    let mut told: Option<tokio::time::Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 tokio::task::spawn_local(converse(worker.clone(), stream, peer));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                    tracing::warn!(%error, "cannot accept connections: they wait");
+                    told = Some(tokio::time::Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "figures and seeds, for whoever reads the run")]
 
 mod access;
+mod access_log;
 mod authorize;
 mod bodies;
 mod cluster;
@@ -21,9 +22,11 @@ mod input;
 mod keys;
 mod layout;
 mod life;
+mod many;
 mod metrics;
 mod oauth;
 mod origins_tls;
+mod operation;
 mod paths;
 mod refresh;
 mod refusals;
@@ -66,9 +69,12 @@ fn main() -> ExitCode {
         layout::scenarios(),
         cluster::scenarios(),
         access::scenarios(),
+        access_log::scenarios(),
         keys::scenarios(),
+        many::scenarios(),
         metrics::scenarios(),
         health::scenarios(),
+        operation::scenarios(),
     ]
     .into_iter()
     .flatten()
