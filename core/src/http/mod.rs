@@ -13,7 +13,8 @@ pub use client::{Client, forwarded_headers, is_host, resolve_client};
 pub use cookie::{ACCESS_COOKIE, Cookie, Cookies, REFRESH_COOKIE, read_cookies, without_cookies};
 pub use csrf::{Csrf, check_csrf};
 pub use edits::{
-    HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, strip_request, strip_response,
+    HeaderEdits, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, may_trail, strip_request,
+    strip_response,
 };
 pub use head::{AnswerHead, Head, Peer, header_text, lines_of};
 pub use problem::{Problem, ProblemCode};

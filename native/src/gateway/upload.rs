@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::head::strip_trailers;
+
 /// The client's side of the body, shared by the attempts to send it.
 #[derive(Clone)]
 pub struct Upload(Rc<RefCell<State>>);
@@ -171,7 +173,7 @@ impl Body for Attempt {
             None if this.sent == 0 && *read > 0 => return Poll::Ready(Some(Err(UploadError::NotReplayable))),
             None => {}
         }
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let mut frame = match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Pending => {
                 *owed = true;
                 return Poll::Pending;
@@ -186,6 +188,11 @@ impl Body for Attempt {
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
+        if frame.is_trailers() {
+            strip_trailers(&mut frame);
+            // They are not kept, so the body could only be sent again without them.
+            *kept = None;
+        }
         (*owed, *moved_at, *ended) = (false, Instant::now(), incoming.is_end_stream());
         if let Some(data) = frame.data_ref() {
             *read += data.len() as u64;
