@@ -361,6 +361,10 @@ impl Drive<'_> {
         // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
         headers.remove(CONTENT_LENGTH);
         headers.remove(EXPECT);
+        // Of no body at all it writes nothing, and origins may refuse such a request of a method that has one (411).
+        if self.upload.is_empty() && matches!(parts.method.as_str(), "POST" | "PUT" | "PATCH") {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if let Some(protocol) = protocol {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol);
