@@ -5,6 +5,7 @@
 pub mod clock;
 mod download;
 mod head;
+mod heard;
 pub mod listen;
 mod origins;
 mod service;

@@ -5,18 +5,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use edgekeep_core::config::{OriginUrl, Scheme};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::upload::Attempt;
+use super::heard::Listening;
+pub use super::heard::Sender;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 /// The most unused connections per origin and core.
 const IDLE_AT_MOST: usize = 4096;
-
-pub type Sender = SendRequest<Attempt>;
 
 /// One core's connections.
 #[derive(Default)]
@@ -93,11 +92,12 @@ impl Origins {
         let connecting = TcpStream::connect((url.host.as_str(), url.port));
         let stream = tokio::time::timeout(within, connecting).await.map_err(|_| ConnectError::TimedOut)??;
         stream.set_nodelay(true)?;
+        let (stream, heard) = Listening::new(stream);
         let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         tokio::task::spawn_local(async move {
             // How a kept connection ends is of no interest: the next request finds it closed.
             let _ = connection.with_upgrades().await;
         });
-        Ok(sender)
+        Ok(Sender::new(sender, heard))
     }
 }

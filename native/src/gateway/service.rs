@@ -328,7 +328,7 @@ impl Drive<'_> {
             Ok(Err(mut error)) => {
                 let stage = if error.take_message().is_some() {
                     FailedStage::Unsent
-                } else if error.error().is_parse() {
+                } else if error.error().is_parse() || sender.has_heard() {
                     FailedStage::HeadReceived
                 } else {
                     FailedStage::Sent
