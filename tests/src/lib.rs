@@ -10,7 +10,10 @@ mod common;
 mod config;
 mod deployment;
 mod forge;
+pub mod framing;
 mod process;
+mod raw;
+mod recorder;
 mod redis;
 mod relay;
 mod resp;
@@ -22,12 +25,16 @@ pub use answer::{Answer, Tally};
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use common::{Stage, is_long, local, lock, root};
 pub use config::{
-    ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
-    Setup, TRUSTED_PROXY,
+    ACCESS_SECONDS, GRACE_SECONDS, Own, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS,
+    REFRESH_SECONDS, Setup, TRUSTED_PROXY,
 };
-pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
+pub use deployment::{
+    Deployment, EDGE_TOKEN, Kind, ORIGIN_KEY, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary,
+};
 pub use forge::{AccessKey, Forged};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};
+pub use raw::{Raw, RawAnswer};
+pub use recorder::{Recorder, Recording, Then, Visit};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
 pub use user::{Session, fresh_address};

@@ -12,9 +12,13 @@ mod bodies;
 mod cluster;
 mod cookies;
 mod crowd;
+mod day_one;
 mod events;
 mod failures;
+mod flow;
+mod framing;
 mod headers;
+mod hygiene;
 mod input;
 mod keys;
 mod layout;
@@ -24,10 +28,14 @@ mod oauth;
 mod paths;
 mod refresh;
 mod refusals;
+mod retries;
 mod revocation;
 mod scenario;
 mod shards;
+mod sockets;
+mod sticky;
 mod streams;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -61,6 +69,13 @@ fn main() -> ExitCode {
         access::scenarios(),
         keys::scenarios(),
         metrics::scenarios(),
+        hygiene::scenarios(),
+        framing::scenarios(),
+        flow::scenarios(),
+        sockets::scenarios(),
+        retries::scenarios(),
+        sticky::scenarios(),
+        day_one::scenarios(),
     ]
     .into_iter()
     .flatten()
