@@ -396,15 +396,19 @@ fn each<T: Send>(count: usize, one: impl Fn(usize) -> Result<T> + Sync) -> Resul
 
 /// How often each path was asked for, where every reader finds the same; an error where a request was smuggled.
 ///
-/// At the edge the platform writes what an origin is sent: it lets bytes above ASCII stand in names, which says nothing of
-/// where a request ends.
+/// At the edge the platform writes what an origin is sent: it lets bytes above ASCII and control characters
+/// stand in headers, which says nothing of where a request ends.
 fn what_the_origin_saw(d: &Deployment) -> Result<HashMap<String, usize>> {
     let mut seen = HashMap::new();
     for recording in d.recorder(at::FRAMING)?.recordings() {
         let shown = || String::from_utf8_lossy(&recording.bytes).into_owned();
         let bytes: Vec<u8> = match d.kind.is_native() {
             true => recording.bytes.clone(),
-            false => recording.bytes.iter().map(|byte| if byte.is_ascii() { *byte } else { b'x' }).collect(),
+            false => recording
+                .bytes
+                .iter()
+                .map(|byte| if byte.is_ascii_graphic() || b" \t\r\n".contains(byte) { *byte } else { b'x' })
+                .collect(),
         };
         let read = strict(&bytes);
         ensure!(read.fault.is_none(), "{:?}: {}", read.fault, shown());
