@@ -1,7 +1,7 @@
 // The Worker's entry. It owns the request and the response, and moves text between them and the wasm module; every
 // rule is in Rust (the text's form: edge/src/wire.rs, the calls: edge/src/lib.rs). The common path makes one synchronous
 // call before `fetch` and one after it, and copies only the headers that Rust names.
-import { afterwards, answered, begin, body, failed, proceed, ready, start } from "edgekeep";
+import { afterwards, answered, begin, body, failed, gone, proceed, ready, start } from "edgekeep";
 import config from "./config.json";
 
 let requestNames = [];
@@ -49,9 +49,9 @@ async function exchange(request, env, ctx) {
       }
       case "B": {
         const [number, limit] = order.slice(1).split(" ").map(Number);
-        const bytes = await read(request, limit);
+        const outcome = await readWhole(read(request, limit));
         alive();
-        order = body(number, bytes, Date.now());
+        order = outcome.isBroken ? gone(number, Date.now()) : body(number, outcome.bytes, Date.now());
         break;
       }
       default:
@@ -68,7 +68,12 @@ async function forward(plan, request, sent, env, ctx) {
   edit(headers, lines, 2);
   if (sent.body === null && request.body !== null) headers.delete("content-length");
   if (!sent.again && keeps(request, buffer)) {
-    sent.body = await request.arrayBuffer();
+    const outcome = await readWhole(request.arrayBuffer());
+    if (outcome.isBroken) {
+      alive();
+      return gone(number, Date.now());
+    }
+    sent.body = outcome.bytes;
     sent.again = true;
   }
 
@@ -147,6 +152,15 @@ function alive() {
 function keeps(request, buffer) {
   const length = request.headers.get("content-length");
   return length !== null && +length <= buffer;
+}
+
+// What was read, or that the client's body broke off or was none: only that makes reading fail.
+async function readWhole(reading) {
+  try {
+    return { isBroken: false, bytes: await reading };
+  } catch {
+    return { isBroken: true };
+  }
 }
 
 // The whole body; undefined when it is longer than the limit.

@@ -83,6 +83,11 @@ impl Isolate {
         self.on(number, None, now, |exchange, cx| exchange.failed(failed, cx))
     }
 
+    /// The client's body broke off, or was none.
+    pub fn gone(&mut self, number: f64, now: Timestamp) -> String {
+        self.on(number, None, now, Exchange::body_gone)
+    }
+
     /// The body that was asked for came; `None` when it is larger than that.
     pub fn body(&mut self, number: f64, body: Option<Vec<u8>>, now: Timestamp) -> String {
         let body = body.map_or(Body::TooLarge, Body::Bytes);

@@ -95,6 +95,12 @@ pub fn failed(number: f64, timed_out: bool, replayable: bool, now: f64) -> Strin
     isolate::with(|isolate| isolate.failed(number, timed_out, replayable, timestamp(now))).unwrap_or_default()
 }
 
+/// The request's body broke off, or was none: the client's fault.
+#[wasm_bindgen]
+pub fn gone(number: f64, now: f64) -> String {
+    isolate::with(|isolate| isolate.gone(number, timestamp(now))).unwrap_or_default()
+}
+
 /// Hands over the body that was asked for; nothing when it was larger than that.
 #[wasm_bindgen]
 pub fn body(number: f64, bytes: Option<Vec<u8>>, now: f64) -> String {

@@ -205,6 +205,10 @@ async fn search(mut body: Incoming, text: &str) -> Result<(), CheckFailure> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+
+    use edgekeep_core::config::Config;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::LocalSet;
@@ -214,7 +218,7 @@ mod tests {
     /// How a check of an origin with this answer ends, and what the origin was asked.
     async fn checked(answer: Vec<u8>, health: &HealthConfig) -> (Result<(), CheckFailure>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = OriginUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let (target, certificates) = target(listener.local_addr().unwrap());
         let origin = tokio::task::spawn_local(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();
@@ -223,8 +227,15 @@ mod tests {
             let _ = socket.write_all(&answer).await;
             String::from_utf8(head).unwrap()
         });
-        let target = Target { url, host: HeaderValue::from_static("app.example") };
-        (check(&target, health).await, origin.await.unwrap())
+        (check(&target, health, &certificates).await, origin.await.unwrap())
+    }
+
+    fn target(at: SocketAddr) -> (Target, Certificates) {
+        let config = Config::minimal(&format!("http://{at}")).unwrap();
+        let pool = &config.pools[0];
+        let endpoint = Arc::new(Endpoint::new(&pool.origins[0].url, None, pool));
+        let host = HeaderValue::from_static("app.example");
+        (Target { endpoint, host }, Certificates::read(&config, Path::new("")).unwrap())
     }
 
     fn run<T>(test: impl Future<Output = T>) -> T {
@@ -275,9 +286,8 @@ mod tests {
         run(async {
             // A port that was free a moment ago.
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let url = OriginUrl::parse(&format!("http://{free}")).unwrap();
-            let target = Target { url, host: HeaderValue::from_static("x") };
-            assert_eq!(check(&target, &health).await, Err(CheckFailure::Refused));
+            let (target, certificates) = target(free);
+            assert_eq!(check(&target, &health, &certificates).await, Err(CheckFailure::Refused));
         });
     }
 }

@@ -29,6 +29,24 @@ pub const ACCESS_SECONDS: u64 = 6;
 /// How long a refresh token lives with [`Setup::short_lives`], in seconds.
 pub const REFRESH_SECONDS: u64 = 18;
 
+/// What a group of scenarios adds to the file: text, in which `<0>`, `<1>` … are the ports of its recording origins and
+/// `<dead>` is a port on which nobody listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// How many recording origins run beside the deployment.
+    pub recorders: usize,
+    /// Lines of `[server]`.
+    pub server: &'static str,
+    /// Lines of `[balance]`.
+    pub balance: &'static str,
+    /// Lines of `[balance.sticky]`.
+    pub sticky: &'static str,
+    /// Whole sections: pools and routes.
+    pub text: &'static str,
+    /// Sections that a Worker cannot have.
+    pub native: &'static str,
+}
+
 /// What may differ between deployments.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
@@ -61,6 +79,8 @@ pub struct Setup {
     pub unsteady: Option<Unsteady>,
     /// Tokens live for seconds: [`ACCESS_SECONDS`] and [`REFRESH_SECONDS`].
     pub short_lives: bool,
+    /// Pools and routes of a group's own.
+    pub own: Option<&'static Own>,
 }
 
 /// The pool below `/unsteady`, of the origins `u0`, `u1` and `u2`, and the fallback pool `spare` of the origin `s`.
@@ -93,7 +113,12 @@ pub struct PortsOf {
     pub unsteady: [u16; 4],
     /// The Worker, in front of the gateway; unused natively.
     pub worker: u16,
+    /// Recording origins, of which as many run as the setup says.
+    pub recorders: [u16; RECORDERS],
 }
+
+/// The most recording origins beside one deployment.
+pub const RECORDERS: usize = 20;
 
 /// The gateway's file; `nodes` are the addresses of its store's servers.
 pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> String {
@@ -121,6 +146,8 @@ pub fn region(ports: &PortsOf, kind: Kind, setup: Setup, nodes: &[String]) -> St
     } else {
         (String::new(), String::new())
     };
+    let own = setup.own.map(|own| own.placed(ports, kind)).unwrap_or_default();
+    let OwnText { server: own_server, balance: own_balance, sticky: own_sticky, sections: own_sections } = own;
     let algorithm = if setup.shared_keys { "HS256" } else { "EdDSA" };
     let level = if setup.talkative { "debug" } else { "info" };
     format!(
@@ -129,6 +156,7 @@ listen = ["127.0.0.1:{gateway}"]
 threads = 2
 drain_timeout = "1s"
 trusted_proxies = ["{TRUSTED_PROXY}"]
+{own_server}
 
 [admin]
 listen = "127.0.0.1:{admin}"
@@ -159,9 +187,11 @@ refresh_failures = "{refresh_failures}"
 [balance]
 connect_timeout = "500ms"
 on_no_healthy = {on_no_healthy}
+{own_balance}
 
 [balance.sticky]
 {sticky}
+{own_sticky}
 
 [edge]
 notify = [{notify}]
@@ -272,12 +302,41 @@ shard = "photo:month"
 
 {application}
 {unsteady}
+{own_sections}
 [[routes]]
 path = "/{{rest..}}"
 auth = "none"
 shard = "any"
 "#
     )
+}
+
+/// An [`Own`] with its ports.
+#[derive(Default)]
+struct OwnText {
+    server: String,
+    balance: String,
+    sticky: String,
+    sections: String,
+}
+
+impl Own {
+    fn placed(&self, ports: &PortsOf, kind: Kind) -> OwnText {
+        let place = |text: &str| {
+            let mut text = text.replace("<dead>", &ports.dead.to_string());
+            for (at, port) in ports.recorders.iter().enumerate() {
+                text = text.replace(&format!("<{at}>"), &port.to_string());
+            }
+            text
+        };
+        let native = if kind.is_native() { self.native } else { "" };
+        OwnText {
+            server: place(self.server),
+            balance: place(self.balance),
+            sticky: place(self.sticky),
+            sections: place(self.text) + &place(native),
+        }
+    }
 }
 
 fn store(kind: Kind, setup: Setup, nodes: &[String]) -> String {

@@ -18,9 +18,10 @@ use crate::answer::Answer;
 use crate::certificates::Certificates;
 use crate::client::{Entry, Request};
 use crate::common::{local, lock, root};
-use crate::config::{self, PortsOf, Setup};
+use crate::config::{self, PortsOf, RECORDERS, Setup};
 use crate::forge::AccessKey;
 use crate::process::{Ports, Program, children, eventually, hang_up, peak_memory, tail};
+use crate::recorder::Recorder;
 use crate::redis::{Cluster, Standalone};
 use crate::resp::Reply;
 use crate::unsteady::UnsteadyOrigin;
@@ -29,6 +30,8 @@ use crate::unsteady::UnsteadyOrigin;
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
 pub const EDGE_TOKEN: &str = "edge-credential-of-the-scenarios";
 const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
+/// What gateways sign their requests to origins with, where a setup says so.
+pub const ORIGIN_KEY: &str = "origin-key-of-the-scenarios";
 /// The password of a Redis that has one.
 pub const REDIS_PASSWORD: &str = "password-of-the-scenarios";
 
@@ -140,6 +143,7 @@ pub struct Deployment {
     origins: Mutex<Option<Program>>,
     unsteady: Mutex<Option<[UnsteadyOrigin; 4]>>,
     store: Store,
+    recorders: Vec<Recorder>,
     /// Every token that was given out: none may stand in a log.
     given_out: Mutex<BTreeSet<String>>,
     folder: TempDir,
@@ -147,6 +151,10 @@ pub struct Deployment {
 
 impl Deployment {
     pub fn start(kind: Kind, setup: Setup) -> Result<Deployment> {
+        let mut recorders = [0; RECORDERS];
+        for port in recorders.iter_mut().take(setup.own.map_or(0, |own| own.recorders)) {
+            *port = Ports::free()?;
+        }
         let ports = PortsOf {
             gateway: Ports::free()?,
             admin: Ports::free()?,
@@ -156,6 +164,7 @@ impl Deployment {
             dead: Ports::free()?,
             unsteady: [Ports::free()?, Ports::free()?, Ports::free()?, Ports::free()?],
             worker: Ports::free()?,
+            recorders,
         };
         let folder = tempfile::Builder::new().prefix("edgekeep-scenario-").tempdir()?;
         fs::create_dir(folder.path().join("data"))?;
@@ -176,6 +185,7 @@ impl Deployment {
             origins: Mutex::new(None),
             unsteady: Mutex::new(None),
             store,
+            recorders: recorders.into_iter().filter(|port| *port > 0).map(Recorder::start).collect::<Result<_>>()?,
             given_out: Mutex::new(BTreeSet::new()),
             folder,
         };
@@ -232,6 +242,11 @@ impl Deployment {
             Kind::NativeEmbedded | Kind::NativeRedis => self.region_entry(),
             Kind::EdgeBesideRegion => Entry { address: local(self.ports.worker), behind_platform: true },
         }
+    }
+
+    /// A recording origin of the setup's.
+    pub fn recorder(&self, number: usize) -> Result<&Recorder> {
+        self.recorders.get(number).with_context(|| format!("the setup has no recording origin {number}"))
     }
 
     fn region_entry(&self) -> Entry {
@@ -514,6 +529,7 @@ impl Deployment {
             .env("EDGEKEEP_EDGE_TOKEN", EDGE_TOKEN)
             .env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN)
             .env("EDGEKEEP_REDIS_PASSWORD", REDIS_PASSWORD)
+            .env("EDGEKEEP_ORIGIN_KEY", ORIGIN_KEY)
             .current_dir(self.folder.path());
         if let Some(certificates) = self.store.certificates() {
             command.env("SSL_CERT_FILE", certificates.authority());
@@ -570,6 +586,7 @@ impl Deployment {
             ("the edge credential".to_owned(), EDGE_TOKEN.to_owned()),
             ("the admin credential".to_owned(), ADMIN_TOKEN.to_owned()),
             ("the password of Redis".to_owned(), REDIS_PASSWORD.to_owned()),
+            ("the origins' key".to_owned(), ORIGIN_KEY.to_owned()),
         ];
         let keys: Value = serde_json::from_str(&fs::read_to_string(self.folder.path().join("data/keys.json"))?)?;
         for kind in ["access", "refresh", "sticky", "log"] {

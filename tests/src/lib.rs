@@ -10,10 +10,13 @@ mod common;
 mod config;
 mod deployment;
 mod forge;
+pub mod framing;
 mod gateway;
 pub mod http2;
 mod load;
 mod process;
+mod raw;
+mod recorder;
 mod redis;
 mod relay;
 mod resp;
@@ -28,14 +31,18 @@ pub use certificates::Certificates;
 pub use client::{Ended, Entry, Framing, Open, Request, pattern_checksum};
 pub use common::{Stage, is_long, local, lock, raise_file_limit, root};
 pub use config::{
-    ACCESS_SECONDS, GRACE_SECONDS, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS, REFRESH_SECONDS,
-    Setup, TRUSTED_PROXY, Unsteady,
+    ACCESS_SECONDS, GRACE_SECONDS, Own, PINNED_TO_ONE_ORIGIN, PINNED_TO_TWO_ORIGINS, PINNED_WITH_STREAMS,
+    REFRESH_SECONDS, Setup, TRUSTED_PROXY, Unsteady,
 };
-pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
+pub use deployment::{
+    Deployment, EDGE_TOKEN, Kind, ORIGIN_KEY, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary,
+};
 pub use forge::{AccessKey, Forged};
 pub use gateway::{Gateway, Origin, Written, answer_heads};
 pub use load::{Figures, Kept, under_load};
 pub use process::{Ports, Program, end_programs_with_us, eventually, holds, tail};
+pub use raw::{Raw, RawAnswer};
+pub use recorder::{Recorder, Recording, Then, Visit};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};
 pub use resp::{Redis, Reply};
 pub use unsteady::{Does, UnsteadyOrigin};

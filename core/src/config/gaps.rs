@@ -1,6 +1,6 @@
 //! What a configuration leaves out that nobody may miss until a request comes for it.
 
-use super::{Config, PoolShard, ShardName, ShardRule, YearMonth};
+use super::{Config, ShardName, ShardRule, YearMonth};
 use crate::Timestamp;
 use crate::shard::Month;
 
@@ -13,10 +13,9 @@ impl Config {
         let (Some(first), Some(last), true) = (Month::new(year, month), Month::of(now), asked) else {
             return Vec::new();
         };
-        let shards: Vec<PoolShard> = self.pools.iter().filter_map(|pool| pool.shard).collect();
         let has_pool = |month: Month| {
             let shard = ShardName::Photo { year: month.year(), month: month.number(), part: None };
-            shards.iter().any(|pool| pool.fit(shard).is_some())
+            self.pool_of(shard).is_some()
         };
         let months = std::iter::successors(Some(first), |month| month.next()).take_while(|month| *month <= last);
         let mut gaps: Vec<(Month, Month)> = Vec::new();

@@ -30,8 +30,11 @@ pub(super) fn answer_preflight(rule: &CorsConfig, head: &dyn Head) -> Step {
     Step::Respond(Box::new(reply))
 }
 
-/// Adds to an answer on such a route, a refusal too, what lets a listed origin read it.
+/// Adds to an answer on such a route, a refusal too, what lets a listed origin read it. The route's rule is the only one:
+/// what an origin server allows by itself is taken out.
 pub(super) fn allow(rule: &CorsConfig, head: &dyn Head, edits: &mut HeaderEdits) {
+    edits.remove("access-control-allow-origin");
+    edits.remove("access-control-allow-credentials");
     edits.add("vary", "origin");
     let Some(origin) = header_text(head, "origin").filter(|_| is_listed(rule, head)) else { return };
     edits.set("access-control-allow-origin", origin);

@@ -220,7 +220,8 @@ impl Exchange {
         let key = forward::shard_key(route, &found, head);
         self.purpose = Purpose::Route { index: found.index, key };
         self.cookies = crate::http::read_cookies(head, &rules.config.balance.sticky.cookie_name);
-        let length = crate::http::header_text(head, "content-length").and_then(|length| length.parse::<u64>().ok());
+        // What is no length of 64 bits is larger than any limit; an origin might read it as a small one.
+        let length = head.header("content-length").map(|length| length_of(length).unwrap_or(u64::MAX));
         if length.is_some_and(|length| length > rules.config.limits.body.0) {
             return Err(body_too_large());
         }
@@ -464,6 +465,10 @@ impl Exchange {
         }
         Step::Respond(Box::new(reply))
     }
+}
+
+fn length_of(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn body_too_large() -> Problem {

@@ -120,7 +120,7 @@ pub(super) struct PoolRules {
     pub pool: Pool,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub host: Option<Arc<str>>,
-    pub budget: RetryBudget,
+    pub budget: Arc<RetryBudget>,
     /// Where its origins begin in `any`, when they stand there.
     any_from: Option<usize>,
 }
@@ -338,18 +338,16 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
             max_connections: origin.max_connections,
         }
     });
+    let name = pool.shard.map(|shard| shard.to_string()).or_else(|| pool.name.clone()).unwrap_or_default();
     PoolRules {
         shard: pool.shard,
-        pool: Pool {
-            name: pool.shard.map(|shard| shard.to_string()).or_else(|| pool.name.clone()).unwrap_or_default(),
-            origins: origins.collect(),
-        },
         endpoints: pool.origins.iter().map(|origin| Arc::new(Endpoint::new(&origin.url, None, pool))).collect(),
         host: match &pool.host {
             HostPolicy::Preserve => None,
             HostPolicy::Name(name) => Some(name.to_string().into()),
         },
-        budget: RetryBudget::default(),
+        budget: live.budget(&name),
+        pool: Pool { name, origins: origins.collect() },
         any_from: None,
     }
 }
@@ -357,6 +355,7 @@ fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
 /// What all cores share and a reload keeps.
 pub struct Live {
     origins: Mutex<BTreeMap<OriginId, Arc<OriginState>>>,
+    budgets: Mutex<BTreeMap<String, Arc<RetryBudget>>>,
     pub near: Arc<NearCache>,
     pub tokens: TokenCache,
     /// The highest generation already confirmed, by session.
@@ -397,6 +396,7 @@ impl Live {
         let sessions = config.session.near_cache as usize;
         Live {
             origins: Mutex::default(),
+            budgets: Mutex::default(),
             near: Arc::new(NearCache::new(sessions, entropy)),
             tokens: TokenCache::new(config.session.token_cache as usize),
             confirmed: Cache::new(sessions.max(1024)),
@@ -411,6 +411,12 @@ impl Live {
     pub fn origin(&self, id: &OriginId) -> Arc<OriginState> {
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         origins.entry(id.clone()).or_default().clone()
+    }
+
+    /// The retry budget of a pool, the same over reloads and new shard maps.
+    fn budget(&self, pool: &str) -> Arc<RetryBudget> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.entry(pool.to_owned()).or_default().clone()
     }
 
     /// Whether this generation of a session is to be confirmed: once per session and generation. Generation 0 says

@@ -120,6 +120,30 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.contains(&name)
 }
 
+/// Whether a trailer of this name, in lower case, may pass. An origin may take trailers for headers, so none may say who
+/// the client is or hold what Edgekeep takes out of a head; nor may an origin's set a cookie.
+pub fn may_trail(name: &str) -> bool {
+    let told = matches!(
+        name,
+        "authorization"
+            | "cookie"
+            | "set-cookie"
+            | "host"
+            | "content-length"
+            | "x-request-id"
+            | "traceparent"
+            | "x-real-ip"
+    );
+    let starts = |prefix: &str| {
+        let hyphens = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+        hyphens.take(prefix.len()).eq(prefix.bytes())
+    };
+    !told
+        && !is_hop_by_hop(name)
+        && !is_internal(name)
+        && !["forwarded", "x-forwarded", "x-original-"].into_iter().any(starts)
+}
+
 /// Takes out of a request what never reaches an origin: hop-by-hop headers, those named in `Connection`, and
 /// Edgekeep's own.
 pub fn strip_request(head: &dyn Head, edits: &mut HeaderEdits) {
@@ -233,6 +257,22 @@ mod tests {
         }
         for name in ["x-edgekeep", "x-edgekeeper-user", "edgekeep-user", "x-forwarded-for", ""] {
             assert!(!is_internal(name), "{name}");
+        }
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn trailers_say_nothing_of_the_client() {
+        for name in ["x-edgekeep-user", "x_edgekeep_user", "x-forwarded-for", "x_forwarded_for", "forwarded", "cookie"]
+        {
+            assert!(!may_trail(name), "{name}");
+        }
+        for name in
+            ["authorization", "set-cookie", "transfer-encoding", "content-length", "x-original-uri", "x-request-id"]
+        {
+            assert!(!may_trail(name), "{name}");
+        }
+        for name in ["grpc-status", "x-sum", "server-timing", "digest", "x-forward", "cookies"] {
+            assert!(may_trail(name), "{name}");
         }
     }
 

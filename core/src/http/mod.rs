@@ -14,7 +14,7 @@ pub use cookie::{ACCESS_COOKIE, Cookie, Cookies, REFRESH_COOKIE, read_cookies, w
 pub use csrf::{Csrf, check_csrf};
 pub(crate) use edits::push_decimal;
 pub use edits::{
-    HeaderEdits, HeaderLine, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, strip_request,
+    HeaderEdits, HeaderLine, INTERNAL_PREFIX, drops_set_cookie, is_hop_by_hop, is_internal, may_trail, strip_request,
     strip_response,
 };
 pub use head::{AnswerHead, Head, Peer, header_text, lines_of};

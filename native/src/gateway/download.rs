@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::head::strip_trailers;
 use super::service::Ending;
 
 /// What a response carries.
@@ -30,7 +31,10 @@ impl Body for Download {
                 Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
             Download::Origin(incoming, ending) => {
-                let frame = Pin::new(&mut *incoming).poll_frame(cx);
+                let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+                    strip_trailers(frame);
+                }
                 if (matches!(frame, Poll::Ready(None))
                     || (matches!(frame, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream()))
                     && let Some(ending) = ending.take()

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use edgekeep_core::ByteSize;
 use edgekeep_core::http::{
-    AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal,
+    AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal, may_trail,
 };
 use http::header::{FORWARDED, HOST, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http_body::Frame;
 
 /// A request's head with its connection.
 pub struct RequestHead<'a> {
@@ -112,6 +113,15 @@ pub fn edit(headers: &mut HeaderMap, edits: HeaderEdits, sticky_cookie: &str) {
         filter_set_cookie(headers, sticky_cookie);
     }
     apply(headers, edits);
+}
+
+/// Leaves in a body's trailers what core lets pass.
+pub fn strip_trailers<D>(frame: &mut Frame<D>) {
+    let Some(trailers) = frame.trailers_mut() else { return };
+    let leaving: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name.as_str())).cloned().collect();
+    for name in leaving {
+        trailers.remove(name);
+    }
 }
 
 /// Sets and adds, for a head of our own.

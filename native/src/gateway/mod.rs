@@ -7,6 +7,7 @@ mod connection;
 mod deadlines;
 mod download;
 mod head;
+mod heard;
 mod http2;
 mod joined;
 pub mod listen;

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgekeep_core::exchange::Endpoint;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::heard::Listening;
+pub use super::heard::Sender;
 use super::joined::Joined;
-use super::upload::Attempt;
 use crate::tls::Certificates;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
@@ -23,8 +24,6 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 const IDLE_AT_MOST: usize = 4096;
 /// What is wrong with an origin's TLS is said once in this time, by each core.
 const SAID_EVERY: Duration = Duration::from_secs(10);
-
-pub type Sender = SendRequest<Attempt>;
 
 /// One core's connections.
 #[derive(Default)]
@@ -154,10 +153,11 @@ async fn speak<S>(stream: S) -> Result<Sender, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (stream, heard) = Listening::new(stream);
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
     tokio::task::spawn_local(async move {
         // How a kept connection ends is of no interest: the next request finds it closed.
         let _ = connection.with_upgrades().await;
     });
-    Ok(sender)
+    Ok(Sender::new(sender, heard))
 }

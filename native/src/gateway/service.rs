@@ -339,7 +339,7 @@ impl Drive<'_> {
             Ok(Err(mut error)) => {
                 let stage = if error.take_message().is_some() {
                     FailedStage::Unsent
-                } else if error.error().is_parse() {
+                } else if error.error().is_parse() || sender.has_heard() {
                     FailedStage::HeadReceived
                 } else {
                     FailedStage::Sent
@@ -377,6 +377,10 @@ impl Drive<'_> {
         // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
         headers.remove(CONTENT_LENGTH);
         headers.remove(EXPECT);
+        // Of no body at all it writes nothing, and origins may refuse such a request of a method that has one (411).
+        if self.upload.is_empty() && matches!(parts.method.as_str(), "POST" | "PUT" | "PATCH") {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         // Said anew on this connection: the client takes trailers.
         if parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
             headers.insert(TE, HeaderValue::from_static("trailers"));

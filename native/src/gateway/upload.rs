@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::clock::Tick;
+use super::head::strip_trailers;
 
 /// The client's side of the body, shared by the attempts to send it.
 #[derive(Clone)]
@@ -114,6 +115,12 @@ impl Upload {
         self.0.borrow().ended
     }
 
+    /// The client sent none, not even a byte.
+    pub fn is_empty(&self) -> bool {
+        let state = self.0.borrow();
+        state.ended && state.read == 0
+    }
+
     pub fn is_too_large(&self) -> bool {
         self.0.borrow().too_large
     }
@@ -180,7 +187,7 @@ impl Body for Attempt {
             None if this.sent == 0 && *read > 0 => return Poll::Ready(Some(Err(UploadError::NotReplayable))),
             None => {}
         }
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let mut frame = match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Pending => {
                 *owed = true;
                 return Poll::Pending;
@@ -195,6 +202,11 @@ impl Body for Attempt {
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
+        if frame.is_trailers() {
+            strip_trailers(&mut frame);
+            // They are not kept, so the body could only be sent again without them.
+            *kept = None;
+        }
         (*owed, *moved_at, *ended) = (false, Tick::now(), incoming.is_end_stream());
         if let Some(data) = frame.data_ref() {
             *read += data.len() as u64;

@@ -13,11 +13,15 @@ mod bodies;
 mod cluster;
 mod cookies;
 mod crowd;
+mod day_one;
 mod events;
 mod failures;
+mod flow;
+mod framing;
 mod headers;
 mod health;
 mod http2;
+mod hygiene;
 mod input;
 mod keys;
 mod layout;
@@ -30,11 +34,15 @@ mod operation;
 mod paths;
 mod refresh;
 mod refusals;
+mod retries;
 mod revocation;
 mod scenario;
 mod shards;
+mod sockets;
+mod sticky;
 mod streams;
 mod tls;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -75,6 +83,13 @@ fn main() -> ExitCode {
         metrics::scenarios(),
         health::scenarios(),
         operation::scenarios(),
+        hygiene::scenarios(),
+        framing::scenarios(),
+        flow::scenarios(),
+        sockets::scenarios(),
+        retries::scenarios(),
+        sticky::scenarios(),
+        day_one::scenarios(),
     ]
     .into_iter()
     .flatten()

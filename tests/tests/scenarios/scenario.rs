@@ -15,14 +15,25 @@ pub struct Scenario {
 
 #[derive(Clone, Copy)]
 enum Play {
-    Shared(fn(&Deployment) -> Result<()>),
+    /// On the deployment of a group of scenarios.
+    Shared(&'static str, Setup, fn(&Deployment) -> Result<()>),
     Alone(Setup, fn(&Deployment) -> Result<()>),
 }
 
 impl Scenario {
     /// Leaves nothing behind that another scenario could see.
     pub fn shared(name: &'static str, play: fn(&Deployment) -> Result<()>) -> Scenario {
-        Scenario { name, play: Play::Shared(play), only: None, except: None, long: false }
+        Scenario::among("", Setup::default(), name, play)
+    }
+
+    /// The same, on a deployment that only the scenarios of this group share; the group stands in the test's name.
+    pub fn among(
+        group: &'static str,
+        setup: Setup,
+        name: &'static str,
+        play: fn(&Deployment) -> Result<()>,
+    ) -> Scenario {
+        Scenario { name, play: Play::Shared(group, setup, play), only: None, except: None, long: false }
     }
 
     /// Kills something, or needs a deployment that nobody else uses.
@@ -54,15 +65,19 @@ impl Scenario {
         self
     }
 
-    pub fn trial(&self, kind: Kind, stage: &Stage<Kind, Deployment>) -> Option<Trial> {
+    pub fn trial(&self, kind: Kind, stage: &Stage<(Kind, &'static str), Deployment>) -> Option<Trial> {
         if self.only.as_ref().is_some_and(|only| !only.contains(&kind)) || self.except == Some(kind) {
             return None;
         }
         let play = self.play;
         let stage = stage.clone();
-        let trial = Trial::test(format!("{}::{}", kind.name(), self.name), move || match play {
-            Play::Shared(scenario) => {
-                let deployment = stage.of(kind, || Deployment::start(kind, Setup::default()))?;
+        let group = match play {
+            Play::Shared(group, ..) if !group.is_empty() => format!("{group}::"),
+            _ => String::new(),
+        };
+        let trial = Trial::test(format!("{}::{group}{}", kind.name(), self.name), move || match play {
+            Play::Shared(group, setup, scenario) => {
+                let deployment = stage.of((kind, group), || Deployment::start(kind, setup))?;
                 played(&deployment, scenario(&deployment))
             }
             Play::Alone(setup, scenario) => {
@@ -85,9 +100,9 @@ fn failed(error: &anyhow::Error) -> Failed {
 }
 
 /// Stops the shared deployments; what their logs should not hold.
-pub fn close(stage: &Stage<Kind, Deployment>) -> Vec<String> {
+pub fn close(stage: &Stage<(Kind, &'static str), Deployment>) -> Vec<String> {
     let mut faults = Vec::new();
-    for (kind, deployment) in stage.close() {
+    for ((kind, _), deployment) in stage.close() {
         match deployment.faults_in_logs() {
             Ok(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", kind.name()))),
             Err(error) => faults.push(format!("{}: the logs cannot be read: {error:#}", kind.name())),

@@ -15,6 +15,16 @@ fn seen(answer: &Answer) -> (u16, String, Vec<Option<String>>) {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn a_length_over_the_limit_or_over_64_bits_is_refused() {
+    let mut world = World::with(json!({ "limits": { "body": "1KiB" } }));
+    let sent = |length: &'static str| post("/open/x").header("content-length", length);
+    assert_eq!(world.run(sent("1024")).status, 200);
+    for length in ["1025", "18446744073709551615", "18446744073709551616", "18446744073709551621", "x", "5, 5", "-1"] {
+        world.run(sent(length)).refused(413, "body_too_large");
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn fields_are_taken_up_to_their_last_byte_and_refused_one_beyond() {
     let mut world = World::new();
     // {"n":"…"} is 8 bytes around its text.

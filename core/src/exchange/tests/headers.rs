@@ -186,6 +186,15 @@ fn answers_and_refusals_on_a_cors_route_can_be_read_by_listed_origins() {
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
     let stranger = world.run(get("/public/x").header("origin", "https://evil.example").bearer(&login.access));
     assert_eq!((stranger.status, stranger.header("access-control-allow-origin")), (200, None));
+    // The route's rule is the only one: the origin server's own is not added to it.
+    let own =
+        vec![("access-control-allow-origin", "https://evil.example"), ("access-control-allow-credentials", "true")];
+    for origin in ["a", "b", "c"] {
+        world.script(origin, Does::Answer(200, own.clone()));
+    }
+    let stranger = world.run(get("/public/x").header("origin", "https://evil.example").bearer(&login.access));
+    assert_eq!(stranger.header("access-control-allow-origin"), None);
+    assert_eq!(stranger.header("access-control-allow-credentials"), None);
 }
 
 #[wasm_bindgen_test(unsupported = test)]

@@ -130,6 +130,19 @@ fn retries_after_something_was_sent_have_a_budget_that_retries_do_not_fill() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn a_reload_brings_no_new_budget() {
+    let (mut world, login) = two_origins();
+    let mut retried = 0;
+    for _ in 0..60 {
+        world.use_keys(world.keys.clone());
+        fail_both(&mut world, FailedStage::Sent);
+        retried += world.run(get("/feed").bearer(&login.access)).asked().len() - 1;
+        world.scripts.clear();
+    }
+    assert!((13..=15).contains(&retried), "{retried} retries of 60 requests");
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn an_origins_own_error_is_passed_on_and_makes_it_less_attractive() {
     let (mut world, login) = two_origins();
     world.script("a", Does::Answer(500, vec![]));
