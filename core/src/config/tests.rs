@@ -365,6 +365,7 @@ fn values_that_contradict_each_other_are_refused() {
         ("/server/listen", json!([]), "server.listen"),
         ("/server/listen", json!(["[::1]:1", "[::1]:1"]), "server.listen[1]"),
         ("/admin/listen", json!("127.0.0.1:8080"), "admin.listen"),
+        ("/server/proxy_protocol", json!(true), "server.proxy_protocol"),
         ("/session/access_ttl", json!("31d"), "session.access_ttl"),
         ("/session/idle_ttl", json!("5m"), "session.idle_ttl"),
         ("/store/kind", json!("redis"), "store.nodes"),

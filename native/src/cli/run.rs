@@ -147,6 +147,7 @@ async fn try_reload(
         (old_server.threads != new_server.threads, "server.threads"),
         (old_server.max_header_bytes != new_server.max_header_bytes, "server.max_header_bytes"),
         (old_server.tls.is_some() != new_server.tls.is_some(), "whether there is server.tls"),
+        (old_server.proxy_protocol != new_server.proxy_protocol, "server.proxy_protocol"),
         (current.config.admin != new.config.admin, "admin"),
         (current.config.store != new.config.store, "store"),
         (current.config.session.near_cache != new.config.session.near_cache, "session.near_cache"),

@@ -47,9 +47,6 @@ impl Settings {
         let config = &self.config;
         let mut refused = Vec::new();
         let mut refuse = |key: &str, why: &str| refused.push(format!("{key}: {why}"));
-        if config.server.proxy_protocol {
-            refuse("server.proxy_protocol", "is not built yet");
-        }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
         }

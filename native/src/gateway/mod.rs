@@ -9,6 +9,7 @@ mod head;
 mod http2;
 pub mod listen;
 mod origins;
+mod proxy_protocol;
 mod service;
 mod socket;
 mod streams;

@@ -24,6 +24,7 @@ mod metrics;
 mod oauth;
 mod origins_tls;
 mod paths;
+mod proxy_protocol;
 mod refresh;
 mod refusals;
 mod revocation;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         tls::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
+        proxy_protocol::scenarios(),
         headers::scenarios(),
         http2::scenarios(),
         bodies::scenarios(),
