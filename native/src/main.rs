@@ -8,6 +8,7 @@ mod demo;
 mod gateway;
 mod notify;
 mod reports;
+mod resolve;
 mod store;
 mod tls;
 

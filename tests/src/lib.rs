@@ -9,6 +9,7 @@ mod client;
 mod common;
 mod config;
 mod deployment;
+mod dns;
 mod forge;
 mod gateway;
 pub mod http2;
@@ -30,6 +31,7 @@ pub use config::{
     Setup, TRUSTED_PROXY,
 };
 pub use deployment::{Deployment, EDGE_TOKEN, Kind, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary};
+pub use dns::Dns;
 pub use forge::{AccessKey, Forged};
 pub use gateway::{Gateway, Origin, Written, answer_heads};
 pub use process::{Ports, Program, end_programs_with_us, eventually, tail};

@@ -286,6 +286,7 @@ fn wrong_types_are_refused() {
         ("/balance/algorithm", json!("random"), "balance.algorithm"),
         ("/balance/panic_threshold", json!(1.01), "balance.panic_threshold"),
         ("/balance/retry_budget", json!(-0.1), "balance.retry_budget"),
+        ("/balance/resolver", json!("127.0.0.1"), "balance.resolver"),
         ("/balance/on_no_healthy", json!("open"), "balance.on_no_healthy"),
         ("/balance/on_no_healthy", json!({}), "balance.on_no_healthy.pool"),
         ("/health/type", json!("ping"), "health.type"),

@@ -17,6 +17,7 @@ use crate::admin::{Admin, serve_admin};
 use crate::gateway::{Gateway, Shared, listen, seed};
 use crate::notify;
 use crate::reports::Reports;
+use crate::resolve::Names;
 
 /// How long a gateway that ends goes on telling Workers of revocations.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ pub fn run(
     let live = Arc::new(settings.live()?);
     let store = settings.store(&live)?;
     let map = settings.shard_map(&store)?;
-    let rules = Arc::new(ArcSwap::new(settings.rules(keys, map, secrets, &live)?));
+    let rules = Arc::new(ArcSwap::from_pointee(settings.rules(keys, map, secrets, &live)?));
     if !settings.config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
         tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
     }
@@ -66,7 +67,10 @@ pub fn run(
     tasks.block_on(&runtime, async move {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut names = Names::new(&shared);
+        names.resolve().await;
         let gateway = Arc::new(Gateway::start(&shared)?);
+        tokio::task::spawn_local(names.run());
         tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));
         let reports = Rc::new(Reports::new(&shared, settings.config.admin.listen.port())?);
         let reporting = reports.clone();
@@ -165,9 +169,10 @@ async fn try_reload(
     // Not before every other gateway can verify what these keys sign.
     let swap = || -> Result<(), Failure> {
         let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
-        let rules = new.rules(keys.clone(), map, secrets, &shared.live)?;
+        let addresses = shared.rules.load().addresses().clone();
+        let rules = new.rules(keys.clone(), map, secrets, &shared.live)?.with_addresses(addresses, &shared.live)?;
         shared.certificates.store(certificates);
-        shared.rules.store(rules);
+        shared.rules.store(Arc::new(rules));
         Ok(())
     };
     reports.take_up(&keys, swap).await?;

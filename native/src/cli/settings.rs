@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use edgekeep_core::Entropy;
@@ -77,9 +76,6 @@ impl Settings {
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
-        warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
-            "an origin's name is resolved at each new connection"
-        });
         named
     }
 
@@ -194,9 +190,8 @@ impl Settings {
         Ok(store.first_shard_map(map)?)
     }
 
-    pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {
-        let rules = Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?;
-        Ok(Arc::new(rules))
+    pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Rules, Failure> {
+        Ok(Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?)
     }
 }
 

@@ -27,6 +27,7 @@ mod paths;
 mod proxy_protocol;
 mod refresh;
 mod refusals;
+mod resolve;
 mod revocation;
 mod scenario;
 mod shards;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         refresh::scenarios(),
         revocation::scenarios(),
+        resolve::scenarios(),
         streams::scenarios(),
         tls::scenarios(),
         shards::scenarios(),
