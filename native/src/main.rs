@@ -11,6 +11,7 @@ mod handover;
 mod log;
 mod notify;
 mod reports;
+mod resolve;
 mod store;
 mod tls;
 

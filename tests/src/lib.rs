@@ -9,6 +9,7 @@ mod client;
 mod common;
 mod config;
 mod deployment;
+mod dns;
 mod forge;
 pub mod framing;
 mod gateway;
@@ -37,6 +38,7 @@ pub use config::{
 pub use deployment::{
     Deployment, EDGE_TOKEN, Kind, ORIGIN_KEY, REDIS_PASSWORD, RunningGateway, SERVICE_TOKEN, gateway_binary,
 };
+pub use dns::Dns;
 pub use forge::{AccessKey, Forged};
 pub use gateway::{Gateway, Origin, Written, answer_heads};
 pub use load::{Figures, Kept, under_load};

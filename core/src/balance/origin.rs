@@ -23,6 +23,16 @@ impl OriginId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is one address of an origin that has a name: `<id>@<address>`. No configured id has an `@`.
+    pub fn is_member(&self) -> bool {
+        self.0.contains('@')
+    }
+
+    /// The id that the configuration gives.
+    pub fn configured(&self) -> &str {
+        self.0.split('@').next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for OriginId {

@@ -70,6 +70,9 @@ impl Check<'_> {
         let skip = self.errors.below("server.listen");
         let all: Vec<_> = all.filter(|_| !skip).map(|(path, a)| (path, a, quoted(&a.to_string()))).collect();
         self.distinct(all.into_iter(), "an address of its own");
+        let believed = !server.proxy_protocol || !server.trusted_proxies.is_empty();
+        let allowed = "with server.trusted_proxies only: nobody else's PROXY header is believed";
+        self.rule(&["server.proxy_protocol", "server.trusted_proxies"], believed, &true, allowed);
     }
 
     fn session(&mut self) {

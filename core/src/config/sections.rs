@@ -213,6 +213,8 @@ section! {
         connect_timeout: Millis = SECOND, within TICK..=HOUR;
         response_timeout: Millis = seconds(30), within TICK..=DAY;
         resolve_interval: Millis = seconds(30), within SECOND..=DAY;
+        /// The server that is asked for origins' names; none: the system's resolver.
+        resolver: Option<SocketAddr> = None;
         origin_key: SecretSource = SecretSource::default();
         sticky: StickyConfig = StickyConfig::default();
     }

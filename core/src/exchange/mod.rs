@@ -19,6 +19,7 @@ mod event;
 mod forward;
 mod internal;
 mod limits;
+mod members;
 mod oauth;
 mod openapi;
 mod own;
@@ -43,6 +44,7 @@ use crate::{SessionId, Timestamp};
 
 pub use endpoint::Endpoint;
 pub use event::{Revoked, SessionEvent, SessionHappened};
+pub use members::Addresses;
 pub use rules::{InForce, Live, Local, Rules, RulesError, Secrets, Site};
 pub use stay::{Question, Stay};
 pub use step::{

@@ -2,6 +2,7 @@
 //! cores; [`Local`] belongs to one core.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
@@ -10,6 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::endpoint::Endpoint;
 use super::limits::RateLimit;
+use super::members::{Addresses, members};
 use crate::balance::{
     BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
 };
@@ -99,6 +101,8 @@ pub struct Rules {
     pub(super) map: Option<ShardMap>,
     pub(super) secrets: Secrets,
     pub(super) pools: Vec<PoolRules>,
+    /// What the names of origins were found to be when the pools were made.
+    addresses: Addresses,
     /// By what they serve.
     by_shard: HashMap<PoolShard, usize>,
     /// Where an origin stands: its pool and its index there.
@@ -145,10 +149,24 @@ impl Rules {
         in_force: InForce,
         live: &Live,
     ) -> Result<Rules, RulesError> {
+        Rules::of(config, site, keys, map, secrets, in_force, Addresses::default(), live)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each part is an owner's, and this is where they come together")]
+    fn of(
+        config: Config,
+        site: Site,
+        keys: KeyRing,
+        map: Option<ShardMap>,
+        secrets: Secrets,
+        in_force: InForce,
+        addresses: Addresses,
+        live: &Live,
+    ) -> Result<Rules, RulesError> {
         let router =
             Router::new(&config.routes).map_err(|same| RulesError::AmbiguousRoutes(same.first, same.second))?;
         let verifier = Verifier::new(&keys, &config.session.issuer, &config.session.audience, config.session.leeway);
-        let mut pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, live)).collect();
+        let mut pools: Vec<PoolRules> = config.pools.iter().map(|pool| pool_rules(pool, &addresses, live)).collect();
         // The first of two pools that serve the same, though a configuration with two is refused.
         let by_shard = pools.iter().enumerate().rev().filter_map(|(at, pool)| Some((pool.shard?, at))).collect();
         let mut any = Vec::new();
@@ -198,6 +216,7 @@ impl Rules {
             map,
             secrets,
             pools,
+            addresses,
             by_shard,
             at,
             any,
@@ -225,8 +244,25 @@ impl Rules {
         })
     }
 
+    /// The same rules with what the names of origins were found to be. Members that are gone get nothing new; what they
+    /// have in flight ends with the rules that it began with.
+    pub fn with_addresses(&self, addresses: Addresses, live: &Live) -> Result<Rules, RulesError> {
+        live.forget_members();
+        let (config, secrets) = (self.config.clone(), self.secrets.clone());
+        let addresses = addresses.named_in(&config);
+        let (keys, map) = (self.keys.clone(), self.map.clone());
+        let mut rules = Rules::of(config, self.site, keys, map, secrets, self.in_force, addresses, live)?;
+        rules.verifier = self.verifier.clone();
+        Ok(rules)
+    }
+
     fn rebuilt(&self, keys: KeyRing, map: Option<ShardMap>, live: &Live) -> Result<Rules, RulesError> {
-        Rules::new(self.config.clone(), self.site, keys, map, self.secrets.clone(), self.in_force, live)
+        let (config, secrets, addresses) = (self.config.clone(), self.secrets.clone(), self.addresses.clone());
+        Rules::of(config, self.site, keys, map, secrets, self.in_force, addresses, live)
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     pub fn verifier(&self) -> &Verifier {
@@ -327,27 +363,29 @@ impl Rules {
     }
 }
 
-fn pool_rules(pool: &PoolConfig, live: &Live) -> PoolRules {
-    let origins = pool.origins.iter().map(|origin| {
-        let id = OriginId::new(&origin.id);
-        Origin {
+fn pool_rules(pool: &PoolConfig, addresses: &Addresses, live: &Live) -> PoolRules {
+    let (mut origins, mut endpoints) = (Vec::new(), Vec::new());
+    for (at, id, endpoint) in members(pool, addresses) {
+        let Some(origin) = pool.origins.get(at) else { continue };
+        origins.push(Origin {
             state: live.origin(&id),
             id,
             url: origin.url.to_string(),
             weight: origin.weight,
             max_connections: origin.max_connections,
-        }
-    });
+        });
+        endpoints.push(endpoint);
+    }
     let name = pool.shard.map(|shard| shard.to_string()).or_else(|| pool.name.clone()).unwrap_or_default();
     PoolRules {
         shard: pool.shard,
-        endpoints: pool.origins.iter().map(|origin| Arc::new(Endpoint::new(&origin.url, None, pool))).collect(),
+        endpoints,
         host: match &pool.host {
             HostPolicy::Preserve => None,
             HostPolicy::Name(name) => Some(name.to_string().into()),
         },
         budget: live.budget(&name),
-        pool: Pool { name, origins: origins.collect() },
+        pool: Pool { name, origins },
         any_from: None,
     }
 }
@@ -407,10 +445,34 @@ impl Live {
         }
     }
 
-    /// The state of an origin, the same over reloads.
+    /// The state of an origin, the same over reloads. A new member of an origin whose others were all taken out is taken
+    /// out too: what an operator drains stays drained when its name gets another address.
     pub fn origin(&self, id: &OriginId) -> Arc<OriginState> {
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        origins.entry(id.clone()).or_default().clone()
+        if let Some(state) = origins.get(id) {
+            return state.clone();
+        }
+        let state = Arc::new(OriginState::default());
+        if id.is_member() {
+            let prefix = format!("{}@", id.configured());
+            let others = origins.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+            let mut orders =
+                others.take_while(|(other, _)| other.as_str().starts_with(&prefix)).map(|(_, o)| o.admin());
+            let order = match orders.next() {
+                Some(first) => Some(first).filter(|first| orders.all(|order| order == *first)),
+                // The first member comes after the name itself, which stood for it until it was found.
+                None => origins.get(id.configured()).map(|named| named.admin()),
+            };
+            state.set_admin(order.unwrap_or_default(), Timestamp(0));
+        }
+        origins.insert(id.clone(), state.clone());
+        state
+    }
+
+    /// Forgets members that no rules and no request have any longer.
+    pub(super) fn forget_members(&self) {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        origins.retain(|id, state| !id.is_member() || Arc::strong_count(state) > 1);
     }
 
     /// The retry budget of a pool, the same over reloads and new shard maps.

@@ -26,6 +26,7 @@ use crate::handover::{self, Host, Predecessor, Successor};
 use crate::log;
 use crate::notify;
 use crate::reports::Reports;
+use crate::resolve::Names;
 use crate::store::{OpenError, Store};
 
 /// How long a gateway that ends goes on telling Workers of revocations.
@@ -99,7 +100,7 @@ pub fn run(
     }
     let (store, predecessor) = store(&settings, &live, predecessor)?;
     let map = settings.shard_map(&store)?;
-    let rules = Arc::new(ArcSwap::new(settings.rules(keys, map, secrets, &live)?));
+    let rules = Arc::new(ArcSwap::from_pointee(settings.rules(keys, map, secrets, &live)?));
     if !config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
         tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
     }
@@ -111,7 +112,10 @@ pub fn run(
     tasks.block_on(&runtime, async move {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut names = Names::new(&shared);
+        names.resolve().await;
         let gateway = Arc::new(Gateway::start(&shared, &sockets)?);
+        tokio::task::spawn_local(names.run());
         tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));
         let reports = Rc::new(Reports::new(&shared, settings.config.admin.listen.port())?);
         let reporting = reports.clone();
@@ -297,6 +301,7 @@ async fn try_reload(
         (old_server.threads != new_server.threads, "server.threads"),
         (old_server.max_header_bytes != new_server.max_header_bytes, "server.max_header_bytes"),
         (old_server.tls.is_some() != new_server.tls.is_some(), "whether there is server.tls"),
+        (old_server.proxy_protocol != new_server.proxy_protocol, "server.proxy_protocol"),
         (current.config.admin != new.config.admin, "admin"),
         (current.config.store != new.config.store, "store"),
         (current.config.session.near_cache != new.config.session.near_cache, "session.near_cache"),
@@ -314,9 +319,10 @@ async fn try_reload(
     // Not before every other gateway can verify what these keys sign.
     let swap = || -> Result<(), Failure> {
         let map = shared.rules.load().map().cloned().ok_or("there is no shard map")?;
-        let rules = new.rules(keys.clone(), map, secrets, &shared.live)?;
+        let addresses = shared.rules.load().addresses().clone();
+        let rules = new.rules(keys.clone(), map, secrets, &shared.live)?.with_addresses(addresses, &shared.live)?;
         shared.certificates.store(certificates);
-        shared.rules.store(rules);
+        shared.rules.store(Arc::new(rules));
         Ok(())
     };
     reports.take_up(&keys, swap).await?;

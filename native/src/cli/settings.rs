@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use edgekeep_core::Entropy;
@@ -47,9 +46,6 @@ impl Settings {
         let config = &self.config;
         let mut refused = Vec::new();
         let mut refuse = |key: &str, why: &str| refused.push(format!("{key}: {why}"));
-        if config.server.proxy_protocol {
-            refuse("server.proxy_protocol", "is not built yet");
-        }
         if config.session.authority != edgekeep_core::config::Authority::Local {
             refuse("session.authority", "natively always \"local\"; the edge's is given to `edgekeep config edge`");
         }
@@ -79,9 +75,6 @@ impl Settings {
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
-        warn(differs(|c| format!("{:?}", c.balance.resolve_interval)), "balance.resolve_interval", {
-            "an origin's name is resolved at each new connection"
-        });
         named
     }
 
@@ -210,9 +203,8 @@ impl Settings {
         Ok(stored)
     }
 
-    pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Arc<Rules>, Failure> {
-        let rules = Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?;
-        Ok(Arc::new(rules))
+    pub fn rules(&self, keys: KeyRing, map: ShardMap, secrets: Secrets, live: &Live) -> Result<Rules, Failure> {
+        Ok(Rules::new(self.config.clone(), Site::Native, keys, Some(map), secrets, IN_FORCE, live)?)
     }
 }
 

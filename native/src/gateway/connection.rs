@@ -1,4 +1,5 @@
-//! One client's connection from accept to end: TLS or none, HTTP/1.1 or HTTP/2, and what both of them bound.
+//! One client's connection from accept to end: introduced by a proxy or not, TLS or none, HTTP/1.1 or HTTP/2, and what
+//! bounds them all.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use super::clock::Tick;
 use super::http2;
 use super::joined::Joined;
+use super::proxy_protocol::{self, Proxied};
 use super::service::serve;
 use super::socket::{Activity, Socket};
 use super::worker::{Counted, Worker};
@@ -37,20 +39,43 @@ pub struct Bounds {
 }
 
 /// One connection, until either side ends it.
-pub async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let _counted = Counted::new(worker.clone());
     // Without it a small answer may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let bounds = {
+    let address = peer.ip().to_canonical();
+    let (bounds, introduced) = {
         let rules = worker.rules.load();
         let server = &rules.config.server;
-        Bounds {
+        let introduced = match server.proxy_protocol {
+            false => Introduced::No,
+            true if server.trusted_proxies.iter().any(|network| network.contains(address)) => Introduced::ByProxy,
+            true => Introduced::ByStranger,
+        };
+        let bounds = Bounds {
             header_timeout: Duration::from_millis(server.header_timeout.0),
             idle_timeout: Duration::from_millis(server.idle_timeout.0),
             max_header_bytes: server.max_header_bytes.0,
-        }
+        };
+        (bounds, introduced)
     };
-    let peer = Peer { ip: Some(peer.ip().to_canonical()), secure: false };
+    let mut peer = Peer { ip: Some(address), secure: false };
+    match introduced {
+        Introduced::No => {}
+        Introduced::ByProxy => match Box::pin(introduction(&worker, &mut stream, bounds)).await {
+            Ok(Some(client)) => peer = Peer { ip: client.ip.or(peer.ip), secure: client.secure },
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(proxy = %address, %error, "a proxy's connection ended early");
+                return;
+            }
+        },
+        // Its first bytes would be read as a client's, or its word be taken for a proxy's.
+        Introduced::ByStranger => {
+            tracing::debug!(%address, "not one of server.trusted_proxies: its connection is closed");
+            return;
+        }
+    }
     let acceptor = worker.certificates.load().clients().cloned();
     let ended = match acceptor {
         None => plain(&worker, stream, peer, bounds).await,
@@ -71,6 +96,27 @@ pub async fn converse(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
             };
             log::access(AccessLine::unread(peer.ip, status.as_u16()));
         }
+    }
+}
+
+/// Whether a proxy says who the client is (`server.proxy_protocol`).
+enum Introduced {
+    No,
+    ByProxy,
+    ByStranger,
+}
+
+/// What the proxy says; none when this core drains meanwhile.
+async fn introduction(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    bounds: Bounds,
+) -> Result<Option<Proxied>, Box<dyn std::error::Error>> {
+    tokio::select! {
+        read = tokio::time::timeout(bounds.header_timeout, proxy_protocol::read(stream)) => {
+            Ok(Some(read.map_err(|_| "the PROXY header took longer than server.header_timeout")??))
+        }
+        () = worker.until_draining() => Ok(None),
     }
 }
 

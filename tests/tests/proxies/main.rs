@@ -5,6 +5,7 @@
 mod failures;
 mod identity;
 mod paths;
+mod proxy_protocol;
 mod refusals;
 mod stand;
 mod witness;
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
     }
     trials.push(Trial::test("haproxy::a_script_that_fails_lets_nobody_in", || {
         failures::a_script_that_fails_lets_nobody_in(Proxy::Haproxy).map_err(|error| failed(&error))
+    }));
+    trials.push(Trial::test("haproxy::its_client_is_the_client_by_the_proxy_protocol", || {
+        proxy_protocol::its_client_is_the_client().map_err(|error| failed(&error))
     }));
     let conclusion = run(&arguments, trials);
     drop(stands.close());

@@ -32,8 +32,10 @@ mod oauth;
 mod origins_tls;
 mod operation;
 mod paths;
+mod proxy_protocol;
 mod refresh;
 mod refusals;
+mod resolve;
 mod retries;
 mod revocation;
 mod scenario;
@@ -60,10 +62,12 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         refresh::scenarios(),
         revocation::scenarios(),
+        resolve::scenarios(),
         streams::scenarios(),
         tls::scenarios(),
         shards::scenarios(),
         paths::scenarios(),
+        proxy_protocol::scenarios(),
         headers::scenarios(),
         http2::scenarios(),
         bodies::scenarios(),
