@@ -55,6 +55,8 @@ pub enum Suite {
     WasmPack,
     /// 5 million operations on sessions in a cluster, after which nothing may have grown (long)
     SessionsSoak,
+    /// ten minutes of every kind of traffic and reloads, after which nothing may have grown (long; alone half a minute)
+    GatewaySoak,
 }
 
 impl Suite {
@@ -76,12 +78,13 @@ impl Suite {
             Suite::Deny => "deny",
             Suite::WasmPack => "wasm-pack",
             Suite::SessionsSoak => "sessions-soak",
+            Suite::GatewaySoak => "gateway-soak",
         }
     }
 
     /// Whether it runs only with `--long` or when it is named.
     pub fn only_long(self) -> bool {
-        matches!(self, Suite::Deny | Suite::WasmPack | Suite::SessionsSoak)
+        matches!(self, Suite::Deny | Suite::WasmPack | Suite::SessionsSoak | Suite::GatewaySoak)
     }
 
     pub fn run(self, long: bool) -> Result<Outcome> {
@@ -118,6 +121,7 @@ impl Suite {
                 bench::sessions::soak()?;
                 Ok(Outcome { passed: 1, ..Outcome::default() })
             }
+            Suite::GatewaySoak => gateway_soak(long),
         }
     }
 }
@@ -193,6 +197,12 @@ fn openapi(long: bool) -> Result<Outcome> {
 fn browser(long: bool) -> Result<Outcome> {
     system_packages()?;
     counted(over_deployments(long)?.args(["--test", "browser"]))
+}
+
+/// One deployment after the other: each is to have the machine for itself.
+fn gateway_soak(long: bool) -> Result<Outcome> {
+    let mut soak = over_deployments(long)?;
+    counted(soak.args(["--test", "soak", "--", "--test-threads", "1", "--nocapture"]))
 }
 
 /// Tests that start deployments, with what those are made of.

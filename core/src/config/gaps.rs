@@ -29,7 +29,8 @@ impl Config {
     }
 }
 
-#[cfg(all(test, feature = "toml"))]
+#[cfg(test)]
+#[cfg(feature = "toml")]
 mod tests {
     use wasm_bindgen_test::wasm_bindgen_test;
 

@@ -99,8 +99,8 @@ fn a_line_of_json_has_the_same_fields(d: &Deployment) -> Result<()> {
     let mut line = serde_json::Value::Null;
     eventually("the line", Duration::from_secs(5), || {
         let log = d.gateway_log()?;
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        line = lines.filter(|line| line["route"] == "/echo/{rest..}").last().unwrap_or_default();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        line = lines.rfind(|line| line["route"] == "/echo/{rest..}").unwrap_or_default();
         Ok(!line.is_null())
     })?;
     for (field, value) in [("client", "127.0.0.1"), ("method", "GET"), ("level", "INFO"), ("target", "access")] {
