@@ -264,7 +264,8 @@ mod tests {
     fn every_file_that_cannot_be_used_is_named_by_its_key() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        (pair(folder, "one"), pair(folder, "other"));
+        pair(folder, "one");
+        pair(folder, "other");
         write(folder.join("no.pem"), "nothing").unwrap();
         let found = errors("{ cert = \"gone.pem\", key = \"no.pem\" }", "tls = { ca = \"no.pem\" }", folder);
         assert_eq!(found.len(), 3, "{found:?}");

@@ -75,14 +75,14 @@ impl Kind {
 enum Store {
     Embedded,
     Cluster(Box<Cluster>),
-    Standalone(Standalone),
+    Standalone(Box<Standalone>),
 }
 
 impl Store {
     fn start(kind: Kind, setup: Setup) -> Result<Store> {
         Ok(match kind {
             Kind::NativeEmbedded | Kind::EdgeBesideRegion => Store::Embedded,
-            Kind::NativeRedis if setup.standalone => Store::Standalone(Standalone::start(setup.redis)?),
+            Kind::NativeRedis if setup.standalone => Store::Standalone(Box::new(Standalone::start(setup.redis)?)),
             Kind::NativeRedis => Store::Cluster(Box::new(Cluster::start(setup.redis)?)),
         })
     }
