@@ -227,7 +227,7 @@ impl Exchange {
                 self.awaiting = Awaiting::Answer;
                 Ok(Step::Forward(Box::new(plan)))
             }
-            Picked::Full { pool } => {
+            Picked::Full { list } => {
                 let until = *self.forward.queue_until.get_or_insert(cx.now + self.rules.config.balance.queue_timeout);
                 if !self.rules.in_force.queue || cx.now >= until {
                     return Err(
@@ -235,7 +235,8 @@ impl Exchange {
                     );
                 }
                 self.awaiting = Awaiting::Queue;
-                Ok(Step::Queue { pool, until })
+                let room = self.rules.config.balance.queue_max as usize * origins_of(&self.rules, list).len();
+                Ok(Step::Queue { list, until, room })
             }
             Picked::Nothing if self.forward.tried.is_empty() => {
                 Err(Problem::new(ProblemCode::NoOrigin, "no origin of the shard may be tried").retry_after(1))
@@ -248,6 +249,10 @@ impl Exchange {
         let rules = self.rules.clone();
         let any = rules.pools.len();
         let mut at = placed.pool.unwrap_or(any);
+        // Nobody passes those who wait.
+        if self.forward.queue_until.is_none() && rules.in_force.queue && rules.line(at).length() > 0 {
+            return Picked::Full { list: at };
+        }
         if self.forward.tried.is_empty() && rules.config.balance.sticky.enabled {
             match self.follow_sticky(at, cx) {
                 Followed::Taken(index, lease) => {
@@ -270,7 +275,7 @@ impl Exchange {
                         return Picked::Origin { pool, origin, lease };
                     }
                 }
-                Choice::Full => return Picked::Full { pool: at },
+                Choice::Full => return Picked::Full { list: at },
                 Choice::Fallback => match rules.fallback {
                     Some(fallback) if fallback != at => {
                         at = fallback;
@@ -281,7 +286,7 @@ impl Exchange {
                 Choice::None => return Picked::Nothing,
             }
         }
-        Picked::Full { pool: at }
+        Picked::Full { list: at }
     }
 
     fn follow_sticky(&self, at: usize, cx: &Context<'_>) -> Followed {
@@ -522,7 +527,7 @@ enum Picked {
     },
     /// Every origin of this list is full: a pool, or one beyond the pools for the union of `any`.
     Full {
-        pool: usize,
+        list: usize,
     },
     Nothing,
 }

@@ -13,7 +13,7 @@ use super::endpoint::Endpoint;
 use super::limits::RateLimit;
 use super::members::{Addresses, members};
 use crate::balance::{
-    BalanceRules, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
+    BalanceRules, Line, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
 };
 use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
 use crate::health::PoolEjections;
@@ -90,6 +90,9 @@ fn is_one_of(digests: &[[u8; 32]], presented: &str) -> bool {
     digests.iter().fold(false, |found, one| found | bool::from(one.ct_eq(&presented)))
 }
 
+/// The name of the list of all user shards' origins among the lines; no pool has none.
+const ANY: &str = "";
+
 /// An immutable whole: configuration, routes, keys and shard map.
 pub struct Rules {
     pub config: Config,
@@ -109,6 +112,7 @@ pub struct Rules {
     at: HashMap<OriginId, (usize, usize)>,
     /// The union of all user-shard pools: the choice of `shard = "any"`.
     pub(super) any: Vec<Origin>,
+    any_line: Arc<Line>,
     /// For each origin of `any`: its pool and its index there.
     pub(super) any_at: Vec<(usize, usize)>,
     pub(super) fallback: Option<usize>,
@@ -125,6 +129,8 @@ pub(super) struct PoolRules {
     pub endpoints: Vec<Arc<Endpoint>>,
     pub host: Option<Arc<str>>,
     pub budget: Arc<RetryBudget>,
+    /// Those that wait for it.
+    line: Arc<Line>,
     /// Where its origins begin in `any`, when they stand there.
     any_from: Option<usize>,
 }
@@ -220,6 +226,7 @@ impl Rules {
             by_shard,
             at,
             any,
+            any_line: live.line(ANY),
             any_at,
             fallback,
             balance,
@@ -320,6 +327,27 @@ impl Rules {
         config::ShardName::parse(shard)?.served_by().find_map(|served| self.by_shard.get(&served).copied())
     }
 
+    /// Those that wait for the list `at`: a pool's, or one beyond the pools for `any`.
+    pub fn line(&self, at: usize) -> &Arc<Line> {
+        self.pools.get(at).map_or(&self.any_line, |pool| &pool.line)
+    }
+
+    /// A place at an origin of this pool was given back.
+    pub fn place_freed(&self, pool: usize) {
+        if let Some(pool) = self.pools.get(pool) {
+            pool.line.call();
+            if pool.any_from.is_some() {
+                self.any_line.call();
+            }
+        }
+    }
+
+    /// Every list's name, none for that of `any`, with how many wait for it.
+    pub fn lines(&self) -> impl Iterator<Item = (Option<&str>, usize)> {
+        let of_pools = self.pools.iter().map(|pool| (Some(pool.pool.name.as_str()), pool.line.length()));
+        of_pools.chain(std::iter::once((None, self.any_line.length())))
+    }
+
     /// Where an origin stands in the list `at`: a pool's, or one beyond the pools for `any`.
     pub(super) fn find(&self, at: usize, id: &OriginId) -> Option<usize> {
         let (pool, index) = *self.at.get(id)?;
@@ -385,6 +413,7 @@ fn pool_rules(pool: &PoolConfig, addresses: &Addresses, live: &Live) -> PoolRule
             HostPolicy::Name(name) => Some(name.to_string().into()),
         },
         budget: live.budget(&name),
+        line: live.line(&name),
         pool: Pool { name, origins },
         any_from: None,
     }
@@ -394,6 +423,7 @@ fn pool_rules(pool: &PoolConfig, addresses: &Addresses, live: &Live) -> PoolRule
 pub struct Live {
     origins: Mutex<BTreeMap<OriginId, Arc<OriginState>>>,
     budgets: Mutex<BTreeMap<String, Arc<RetryBudget>>>,
+    lines: Mutex<BTreeMap<String, Arc<Line>>>,
     pub near: Arc<NearCache>,
     pub tokens: TokenCache,
     /// The highest generation already confirmed, by session.
@@ -435,6 +465,7 @@ impl Live {
         Live {
             origins: Mutex::default(),
             budgets: Mutex::default(),
+            lines: Mutex::default(),
             near: Arc::new(NearCache::new(sessions, entropy)),
             tokens: TokenCache::new(config.session.token_cache as usize),
             confirmed: Cache::new(sessions.max(1024)),
@@ -473,6 +504,12 @@ impl Live {
     pub(super) fn forget_members(&self) {
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         origins.retain(|id, state| !id.is_member() || Arc::strong_count(state) > 1);
+    }
+
+    /// The queue of a list of origins, the same over reloads and new shard maps.
+    fn line(&self, list: &str) -> Arc<Line> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.entry(list.to_owned()).or_default().clone()
     }
 
     /// The retry budget of a pool, the same over reloads and new shard maps.

@@ -29,8 +29,9 @@ pub enum Step {
     Cache(Box<CacheOp>),
     /// Make a write-behind intent durable. → `enqueued`
     Enqueue(Box<Intent>),
-    /// Wait for a connection to one of the pool's origins. → `ready` or `timed_out`
-    Queue { pool: usize, until: Timestamp },
+    /// Wait for a place at one of a list's origins: a pool's, or one beyond the pools for `any`. At most `room` may wait
+    /// there. → `ready` each time when there may be one, or `timed_out`
+    Queue { list: usize, until: Timestamp, room: usize },
     /// Wait for a shard map of at least this epoch. → `map`
     LoadMap { min_epoch: Epoch, until: Timestamp },
     /// Send the request to an origin. → `answered` or `failed`

@@ -110,6 +110,11 @@ fn health(out: &mut Exposition, admin: &Admin, rules: &Rules) {
     for pool in rules.pools() {
         out.sample(&[("pool", &pool.name)], admin.shared.live.ejections.refused(&pool.name) as f64);
     }
+    let help = "Requests that wait for a place at a pool whose origins are at max_connections; pool \"any\" is all user shards'.";
+    out.family("edgekeep_queue_waiting", Kind::Gauge, None, help);
+    for (pool, waiting) in rules.lines() {
+        out.sample(&[("pool", pool.unwrap_or("any"))], waiting as f64);
+    }
     let help = "1 while fewer than balance.panic_threshold of a pool's origins are available.";
     out.family("edgekeep_pool_panic", Kind::Gauge, None, help);
     for pool in rules.pools() {

@@ -25,7 +25,7 @@ pub struct Settings {
 }
 
 /// What this gateway performs of what can be configured.
-const IN_FORCE: InForce = InForce { cache: false, write_behind: false, queue: false };
+const IN_FORCE: InForce = InForce { cache: false, write_behind: false, queue: true };
 
 impl Settings {
     /// Reads and checks a file; the error has every mistake, a line each.
@@ -66,11 +66,6 @@ impl Settings {
         warn(cached, "routes.cache and [cache]", "every request is answered by its origin");
         let behind = config.cache.types.iter().any(|kind| kind.strategy == Strategy::WriteBehind);
         warn(behind && cached, "[cache.write_behind]", "writes go straight to the origin");
-        warn(
-            config.pools.iter().any(|pool| pool.origins.iter().any(|origin| origin.max_connections.is_some())),
-            "balance.queue_timeout and queue_max",
-            "a pool at max_connections answers 503 at once",
-        );
         let differs = |section: fn(&Config) -> String| default.as_ref().is_none_or(|d| section(config) != section(d));
         let sinks = config.alerts.webhook.is_some() || config.alerts.alertmanager.is_some();
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");

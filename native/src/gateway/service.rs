@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use edgekeep_core::balance::{Lease, Place};
 use edgekeep_core::cache::{CacheAnswer, Enqueued};
 use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
@@ -25,6 +26,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::clock::now;
+use super::deadlines::Elapsed;
 use super::download::Download;
 use super::head::{RequestHead, ResponseHead, apply, edit};
 use super::origins::{ConnectError, Sender};
@@ -36,6 +38,8 @@ use crate::store::Load;
 
 /// An upload that lasts longer is a stream: it ends with its session.
 const GOES_ON: Duration = Duration::from_secs(1);
+/// How often the first in a line looks for a place without having been called.
+const LINE_LOOK: Duration = Duration::from_millis(50);
 /// How often a waiting request looks whether a newer map came.
 const MAP_POLL: Duration = Duration::from_millis(50);
 
@@ -49,7 +53,7 @@ pub struct Ending {
     started: Instant,
     finished: bool,
     /// Held until the response ends.
-    lease: Option<edgekeep_core::balance::Lease>,
+    lease: Option<(usize, Lease)>,
     /// The origin's connection, to be kept when the response ends well.
     connection: Option<(Arc<Endpoint>, Sender)>,
     listed: Cell<Listed>,
@@ -91,11 +95,19 @@ impl Ending {
         }
     }
 
+    /// The place at the origin is free, and whoever waits for it may look.
+    fn give_back(&mut self) {
+        if let Some((pool, lease)) = self.lease.take() {
+            drop(lease);
+            self.exchange.rules().place_freed(pool);
+        }
+    }
+
     fn finish(&mut self, how: Finished) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        drop(self.lease.take());
+        self.give_back();
         if let Listed::At(number) = self.listed.get() {
             self.worker.streams.ended(number);
         }
@@ -160,7 +172,8 @@ pub async fn serve(
     });
     let driving = async move {
         let head = RequestHead { parts: &parts, peer };
-        let drive = Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false) };
+        let drive =
+            Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false), place: None };
         let (Drive { ending, answer, .. }, reply) = drive.drive(step).await;
         (ending, answer, reply)
     };
@@ -204,6 +217,8 @@ struct Drive<'a> {
     answer: Option<Answer>,
     /// The client stopped sending its body: not the origin's fault.
     stalled: Cell<bool>,
+    /// Where it stands while every origin is full.
+    place: Option<Place>,
 }
 
 impl Drive<'_> {
@@ -236,10 +251,16 @@ impl Drive<'_> {
                     let rules = self.newer_map(min_epoch, until).await;
                     self.event(|exchange, cx| exchange.map(rules, cx))
                 }
-                // The native gateway is its own authority, and has neither queue, cache nor write-behind in force yet:
-                // core does not ask for what `InForce` leaves out.
+                Step::Queue { list, until, room } => {
+                    if self.wait_in_line(list, until, room).await {
+                        self.event(Exchange::ready)
+                    } else {
+                        self.event(Exchange::timed_out)
+                    }
+                }
+                // The native gateway is its own authority, and has neither cache nor write-behind in force yet: core does
+                // not ask for what `InForce` leaves out.
                 Step::LoadKeys | Step::AwaitKeys { .. } => self.event(|exchange, cx| exchange.keys(None, cx)),
-                Step::Queue { .. } => self.event(Exchange::timed_out),
                 Step::Cache(_) => self.event(|exchange, cx| exchange.cached(CacheAnswer::Unavailable, cx)),
                 Step::Enqueue(_) => self.event(|exchange, cx| exchange.enqueued(Enqueued::Unavailable, cx)),
             };
@@ -250,6 +271,33 @@ impl Drive<'_> {
         let Ending { worker, exchange, .. } = &mut *self.ending;
         let head = self.head;
         worker.with_local(|local| feed(exchange, &mut Context { head, now: now(), local }))
+    }
+
+    /// Whether there may be a place before the time is up. Whoever looked in vain keeps standing where it stands.
+    async fn wait_in_line(&mut self, list: usize, until: Timestamp, room: usize) -> bool {
+        let line = self.ending.exchange.rules().line(list);
+        let place = match self.place.take().filter(|place| place.is_in(line)) {
+            Some(place) => place,
+            None => match line.join(room) {
+                Some(place) => place,
+                None => return false,
+            },
+        };
+        let place = self.place.insert(place);
+        let deadlines = &self.ending.worker.deadlines;
+        loop {
+            let rest = until.since(now());
+            if rest == Millis::ZERO {
+                return false;
+            }
+            // An origin that comes back makes places too, and calls nobody.
+            let called = std::pin::pin!(std::future::poll_fn(|cx| place.poll_called(cx)));
+            match deadlines.within(span(rest).min(LINE_LOOK), called).await {
+                Ok(()) => return true,
+                Err(Elapsed) if place.is_first() => return true,
+                Err(Elapsed) => {}
+            }
+        }
     }
 
     async fn newer_map(&self, min_epoch: Epoch, until: Timestamp) -> Option<Arc<Rules>> {
@@ -267,7 +315,11 @@ impl Drive<'_> {
 
     async fn forward(&mut self, mut plan: Plan) -> Step {
         self.answer = None;
-        self.ending.lease = plan.lease.take();
+        self.place = None;
+        self.ending.lease = match plan.to {
+            Destination::Origin { pool, .. } => plan.lease.take().map(|lease| (pool, lease)),
+            Destination::Authority => None,
+        };
         match self.send(plan).await {
             Ok(answer) => {
                 let replayable = self.upload.is_replayable();
@@ -281,7 +333,7 @@ impl Drive<'_> {
                 step
             }
             Err(failed) => {
-                self.ending.lease = None;
+                self.ending.give_back();
                 if self.upload.is_too_large() {
                     return self.event(|exchange, cx| exchange.body_too_large(cx));
                 }

@@ -33,6 +33,7 @@ mod operation;
 mod origins_tls;
 mod paths;
 mod proxy_protocol;
+mod queue;
 mod refresh;
 mod refusals;
 mod resolve;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         flow::scenarios(),
         sockets::scenarios(),
         retries::scenarios(),
+        queue::scenarios(),
         sticky::scenarios(),
         day_one::scenarios(),
     ]

@@ -430,8 +430,8 @@ impl World {
                 self.intents.push(*intent);
                 Event::Enqueued(self.queue_answers.pop_front().unwrap_or(Enqueued::Unavailable))
             }
-            Step::Queue { pool, until } => {
-                answer.queued_for.push(pool);
+            Step::Queue { list, until, .. } => {
+                answer.queued_for.push(list);
                 match self.queue.pop_front() {
                     Some(true) => {
                         self.taken.clear();
