@@ -15,6 +15,8 @@ use crate::client::Entry;
 
 /// Longer than anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Answers that wait to be read leave room for the one that is read.
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// One connection.
 #[derive(Clone)]
@@ -54,7 +56,9 @@ impl Http2 {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = h2::client::handshake(stream).await?;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, connection) = builder.handshake(stream).await?;
         tokio::spawn(async move {
             // Its end shows in the streams.
             let _ = connection.await;

@@ -165,14 +165,14 @@ where
 {
     let service = service_fn(|request| {
         let activity = &activity;
-        // Called within: a future that is captured and then awaited takes its place twice.
-        async move {
+        // In a box of its own: hyper keeps the room for it while the connection is idle.
+        Box::pin(async move {
             let mut response = serve(worker.clone(), peer, activity.clone(), request).await?;
             if worker.linger().is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let connection = http1::Builder::new()
         .half_close(false)
