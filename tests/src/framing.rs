@@ -220,7 +220,7 @@ fn number(text: &str, radix: u32) -> usize {
 mod tests {
     use super::*;
 
-    const BOTH: &[u8] = b"POST / HTTP/1.1\r\nhost: o\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n\
+    const BOTH: &[u8] = b"POST / HTTP/1.1\r\nhost: o\r\ncontent-length: 40\r\ntransfer-encoding: chunked\r\n\r\n\
         0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: o\r\n\r\n";
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
     fn the_careless_readers_are_led_astray_by_what_the_strict_one_refuses() {
         let targets = |prefers| lenient(BOTH, prefers).into_iter().map(|m| m.target).collect::<Vec<_>>();
         assert_eq!(targets(Prefers::Chunks), ["/", "/smuggled"]);
-        assert_ne!(targets(Prefers::Length), ["/", "/smuggled"]);
+        assert_eq!(targets(Prefers::Length), ["/"]);
     }
 
     #[test]

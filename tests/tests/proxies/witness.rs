@@ -151,6 +151,8 @@ fn attend(mut socket: TcpStream, log: &Mutex<Log>) {
             // A proxy may open a connection and never use it.
             Err(error) if error.to_string() == "the head did not end" => return,
             Err(error) => log.strange.push(format!("{error:#}")),
+            // The gateway looks whether its origin lives.
+            Ok(arrived) if arrived.headers("user-agent").any(|agent| agent == "edgekeep-check") => {}
             Ok(arrived) => match arrived.one(MARK).map(str::to_owned) {
                 Ok(mark) if !mark.is_empty() => log.by_mark.entry(mark).or_default().push(arrived),
                 _ => log.strange.push(format!("{arrived:?}")),
