@@ -250,9 +250,15 @@ impl Exchange {
         let verifier = self.rules.verifier();
         let mut own = false;
         cx.head.each_header("authorization", &mut |line| {
+            let mut look = |part: &[u8]| {
+                own |= bearer(part.trim_ascii())
+                    .is_some_and(|token| verifier.names_our_key(token) || self.rules.secrets.is_service(token));
+            };
             // A shell may have joined several lines with commas; no token has one.
-            for token in line.split(|b| *b == b',').filter_map(|part| bearer(part.trim_ascii())) {
-                own |= verifier.names_our_key(token) || self.rules.secrets.is_service(token);
+            if line.contains(&b',') {
+                line.split(|b| *b == b',').for_each(look);
+            } else {
+                look(line);
             }
         });
         self.forward.drop_authorization = own;

@@ -151,7 +151,7 @@ pub async fn serve(
     let rules = worker.rules.load_full();
     let upload = Upload::new(incoming, rules.config.limits.body.0);
     let (exchange, step) = worker.with_local(|local| {
-        let head = RequestHead { parts: &parts, peer };
+        let head = RequestHead::new(&parts, peer);
         let cx = &mut Context { head: &head, now: now(), local };
         if let Some(problem) = head.fault(rules.config.server.max_header_bytes) {
             return Exchange::begin_refused(&rules, &worker.live, problem, cx);
@@ -170,16 +170,30 @@ pub async fn serve(
         connection: None,
         listed: Cell::new(Listed::NotYet),
     });
-    let driving = async move {
-        let head = RequestHead { parts: &parts, peer };
-        let drive =
-            Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false), place: None };
-        let (Drive { ending, answer, .. }, reply) = drive.drive(step).await;
-        (ending, answer, reply)
+    // Called where it is awaited, and in boxes what is rare: a future has room for all that it may ever wait for, and is
+    // copied when it moves.
+    let (mut ending, answer, reply) = if outlives_client {
+        Box::pin(in_its_own_task(drive(parts, peer, upload, ending, step))).await
+    } else {
+        drive(parts, peer, upload, ending, step).await
     };
-    let (mut ending, answer, reply) = if outlives_client { in_its_own_task(driving).await } else { driving.await };
     ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
+}
+
+/// Performs what core asks for until it has decided on an answer.
+async fn drive(
+    parts: Parts,
+    peer: Peer,
+    upload: Upload,
+    ending: Box<Ending>,
+    step: Step,
+) -> (Box<Ending>, Option<Answer>, Box<Reply>) {
+    let head = RequestHead::new(&parts, peer);
+    let mut drive =
+        Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false), place: None };
+    let reply = drive.drive(step).await;
+    (drive.ending, drive.answer, reply)
 }
 
 /// Goes on when this future is dropped: hyper drops it as soon as the client has left.
@@ -222,25 +236,25 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    async fn drive(mut self, mut step: Step) -> (Self, Box<Reply>) {
+    async fn drive(&mut self, mut step: Step) -> Box<Reply> {
         loop {
             step = match step {
-                Step::Respond(reply) => return (self, reply),
-                Step::Forward(plan) => self.forward(*plan).await,
+                Step::Respond(reply) => return reply,
+                Step::Forward(plan) => self.forward(plan).await,
                 // Core has looked into the near cache.
                 Step::Session { id, user, freshness, .. } => {
-                    let load = self.ending.worker.store.load(id, &user, freshness, now()).await;
+                    let load = Box::pin(self.ending.worker.store.load(id, &user, freshness, now())).await;
                     let answer = session_answer(load);
                     self.event(|exchange, cx| exchange.session(answer, cx))
                 }
                 Step::Store(op) => {
-                    let outcome = self.ending.worker.store.perform(*op).await;
+                    let outcome = Box::pin(self.ending.worker.store.perform(*op)).await;
                     self.event(|exchange, cx| exchange.stored(outcome, cx))
                 }
                 Step::ReadBody { limit } => {
                     // A small body of our own calls gets the time of a head.
                     let within = span(self.ending.exchange.rules().config.server.header_timeout);
-                    let body = match tokio::time::timeout(within, self.upload.collect(limit)).await {
+                    let body = match Box::pin(tokio::time::timeout(within, self.upload.collect(limit))).await {
                         Ok(Ok(Some(bytes))) => ReadBody::Bytes(bytes),
                         Ok(Ok(None)) => ReadBody::TooLarge,
                         Ok(Err(_)) | Err(_) => ReadBody::Gone,
@@ -248,11 +262,11 @@ impl Drive<'_> {
                     self.event(|exchange, cx| exchange.body(body, cx))
                 }
                 Step::LoadMap { min_epoch, until } => {
-                    let rules = self.newer_map(min_epoch, until).await;
+                    let rules = Box::pin(self.newer_map(min_epoch, until)).await;
                     self.event(|exchange, cx| exchange.map(rules, cx))
                 }
                 Step::Queue { list, until, room } => {
-                    if self.wait_in_line(list, until, room).await {
+                    if Box::pin(self.wait_in_line(list, until, room)).await {
                         self.event(Exchange::ready)
                     } else {
                         self.event(Exchange::timed_out)
@@ -313,7 +327,7 @@ impl Drive<'_> {
         }
     }
 
-    async fn forward(&mut self, mut plan: Plan) -> Step {
+    async fn forward(&mut self, mut plan: Box<Plan>) -> Step {
         self.answer = None;
         self.place = None;
         self.ending.lease = match plan.to {
@@ -345,7 +359,7 @@ impl Drive<'_> {
         }
     }
 
-    async fn send(&self, plan: Plan) -> Result<Answer, Failed> {
+    async fn send(&self, plan: Box<Plan>) -> Result<Answer, Failed> {
         let failed = |stage, timed_out| Failed { stage, timed_out, replayable: self.upload.is_replayable() };
         let rules = self.ending.exchange.rules().clone();
         let endpoint = match plan.to {
@@ -355,10 +369,10 @@ impl Drive<'_> {
         let Some(endpoint) = endpoint else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
         let url = &endpoint.url;
-        let request = self.request(plan, &rules, url);
+        let request = self.request(*plan, &rules, url);
         let mut sender = match self.ending.worker.origins.take(endpoint) {
             Some(sender) => sender,
-            None => match self.connect(endpoint, connect_timeout).await {
+            None => match Box::pin(self.connect(endpoint, connect_timeout)).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     tracing::debug!(origin = %url, %error, "no connection to the origin");
