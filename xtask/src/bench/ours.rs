@@ -25,7 +25,16 @@ pub enum Mode {
     Token,
     /// Neither token, nor shards, nor cookie.
     None,
+    /// As `Full`, as one of many: [`POOLS`] pools of [`POOL`] origins each and [`ROUTES`] routes.
+    FullAtScale,
+    /// As `None`, the choice of `shard = "any"` over all their origins.
+    AnyAtScale,
 }
+
+/// What stands in a large configuration.
+const POOLS: usize = 1000;
+const POOL: usize = 20;
+const ROUTES: usize = 5000;
 
 /// The built gateway.
 pub struct Ours {
@@ -48,6 +57,8 @@ impl Ours {
             Mode::Full => ("full", "ours: auth = \"session\", near-cached; verified-token cache off, 2 shards, sticky"),
             Mode::Token => ("token", "ours: auth = \"token\", verified-token cache off, 2 shards, sticky"),
             Mode::None => ("none", "ours: auth = \"none\", one pool, not sticky"),
+            Mode::FullAtScale => ("full-at-scale", "as full, with 1,000 pools of 20 origins and 5,000 routes"),
+            Mode::AnyAtScale => ("any-at-scale", "as none, over the 20,000 origins of 1,000 pools, with 5,000 routes"),
         };
         let dir = dir.join(name);
         fs::create_dir_all(&dir)?;
@@ -141,18 +152,26 @@ fn configuration(mode: Mode, listen: SocketAddr, admin: SocketAddr, front: &Fron
         Mode::Full => ("session", "user", 2),
         Mode::Token => ("token", "user", 2),
         Mode::None => ("none", "any", 1),
+        Mode::FullAtScale => ("session", "user", POOLS),
+        Mode::AnyAtScale => ("none", "any", POOLS),
     };
-    let sticky = mode != Mode::None;
+    let sticky = !matches!(mode, Mode::None | Mode::AnyAtScale);
+    let at_scale = matches!(mode, Mode::FullAtScale | Mode::AnyAtScale);
     let threads = front.threads;
     let tls = front.certificates.map_or_else(String::new, |folder| {
         format!("tls = {{ cert = '{0}/server.pem', key = '{0}/server.key' }}\n", folder.display())
     });
     let pool = |shard: usize| {
         let origin = |(at, address)| format!("{{ id = \"{shard}-{at}\", url = \"http://{address}\" }}");
-        let origins: Vec<String> = front.origins.iter().enumerate().map(origin).collect();
+        let count = if at_scale { POOL } else { front.origins.len() };
+        let origins: Vec<String> = front.origins.iter().cycle().take(count).enumerate().map(origin).collect();
         format!("[[pools]]\nshard = \"shard_{shard}\"\norigins = [{}]\n", origins.join(", "))
     };
     let pools: String = (0..shards).map(pool).collect();
+    let route = |number| format!("[[routes]]\npath = \"/r{number}/{{id}}/{{rest..}}\"\n");
+    let routes: String = (1..if at_scale { ROUTES } else { 1 }).map(route).collect();
+    // What is measured is a request: 20,000 origins are checked 670 times a second otherwise.
+    let health = if at_scale { "[health]\ninterval = \"1h\"\n" } else { "" };
     format!(
         r#"[server]
 listen = ["{listen}"]
@@ -181,6 +200,8 @@ count = {shards}
 [balance.sticky]
 enabled = {sticky}
 
+{health}
+{routes}
 [[routes]]
 path = "/{{rest..}}"
 auth = "{auth}"

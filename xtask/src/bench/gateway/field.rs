@@ -79,11 +79,13 @@ impl<'a> Field<'a> {
             ("full", Some(ours)) => self.start_ours(ours, Mode::Full)?,
             ("token", Some(ours)) => self.start_ours(ours, Mode::Token)?,
             ("none", Some(ours)) => self.start_ours(ours, Mode::None)?,
+            ("full-at-scale", Some(ours)) => self.start_ours(ours, Mode::FullAtScale)?,
+            ("any-at-scale", Some(ours)) => self.start_ours(ours, Mode::AnyAtScale)?,
             _ => (self.start_other(name)?, None),
         };
         peer.body = self.row.answer.is_none().then(|| BODY.to_owned());
         let job = match name {
-            "full" | "token" => {
+            "full" | "token" | "full-at-scale" => {
                 Job { checks: true, user: Some("x-edgekeep-user"), shard: Some("x-edgekeep-shard"), sticky: true }
             }
             REFERENCE => Job { checks: true, user: Some("x-user"), shard: Some("x-shard"), sticky: true },

@@ -19,7 +19,7 @@ use anyhow::{Context, ensure};
 use super::ours::Ours;
 use super::peer::Peer;
 use super::rounds::{Load, Sample, interleave};
-use super::{Options, install, run_dir};
+use super::{Options, install, process, run_dir};
 use field::{Field, Programs};
 use report::{Report, RowReport};
 use rows::{MAIN, PEERS, REFERENCE, Row};
@@ -35,7 +35,7 @@ pub struct GatewayOptions {
     #[command(flatten)]
     common: Options,
     /// Rows to measure, separated by commas: small, tls, http2, body-64k, body-1m, upload-64k, new-connection,
-    /// tls-handshake, two-threads
+    /// tls-handshake, two-threads, scale
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
     /// Requests per second at which all are asked, instead of 70 % of what HAProxy gives at most in the row
@@ -52,7 +52,8 @@ pub fn run(options: &GatewayOptions) -> anyhow::Result<()> {
     let rows = rows::select(&options.rows)?;
     ensure!(options.rate.is_none_or(|rate| rate >= 1.0), "--rate starts at 1");
     let binaries = install::build("edgekeep-tests", &["load", "bench_origin", "bench_certificates", "bare_proxy"])?;
-    let needs_ours = selection.iter().any(|name| matches!(*name, "full" | "token" | "none"));
+    let needs_ours =
+        selection.iter().any(|name| matches!(*name, "full" | "token" | "none" | "full-at-scale" | "any-at-scale"));
     let programs = Programs { binaries, ours: needs_ours.then(Ours::build).transpose()? };
     let dir = run_dir("gateway")?;
     if options.profile {
@@ -122,6 +123,9 @@ fn measure(
     let rate = options.rate.unwrap_or_else(|| (SHARE * highest(&most)).floor().max(1.0));
     eprintln!("{}: {rate:.0} requests/s for all", row.name);
     report.at_rate(&all, measure(&all, rounds, Some(rate))?, against, rate);
+    for peer in &all {
+        report.holds(peer.name, process::resident(peer.process.pid())? as f64 / f64::from(1 << 20));
+    }
     Ok(report)
 }
 

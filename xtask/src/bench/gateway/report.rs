@@ -9,7 +9,7 @@ use super::super::peer::Peer;
 use super::super::report::{Measured, Spread, not_quiet, ratios, write_aligned};
 use super::super::rounds::Sample;
 use super::super::{Options, machine, tokens};
-use super::rows::{MAIN, REFERENCE, ROWS, Row};
+use super::rows::{MAIN, REFERENCE, ROWS, Row, SCALE};
 
 /// Requests per second in a closed loop are the peer's own only while the load's core is less busy than this.
 const LOAD_FULL: f64 = 0.9;
@@ -19,6 +19,9 @@ const KEPT_UP: f64 = 0.99;
 
 /// What each row but the main one is to reach: CPU time per request beside HAProxy's.
 const OTHER_ROWS: f64 = 1.25;
+
+/// What a large configuration may add to a request: nothing but colder caches.
+const AT_SCALE: f64 = 1.10;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -45,6 +48,8 @@ pub struct RowReport {
     against: &'static str,
     /// Peers that could not be measured, each with the reason.
     missing: Vec<String>,
+    /// What each peer holds in memory in the end, in MiB.
+    resident: Vec<(&'static str, f64)>,
 }
 
 /// One of the targets.
@@ -74,7 +79,16 @@ struct Verdict {
 impl RowReport {
     pub fn new(row: &Row, missing: Vec<String>) -> RowReport {
         let (most, at_rate) = (Vec::new(), Vec::new());
-        RowReport { name: row.name, what: row.what, most, rate: 0.0, at_rate, against: REFERENCE, missing }
+        RowReport {
+            name: row.name,
+            what: row.what,
+            most,
+            rate: 0.0,
+            at_rate,
+            against: REFERENCE,
+            missing,
+            resident: Vec::new(),
+        }
     }
 
     /// What was measured in a closed loop.
@@ -87,6 +101,10 @@ impl RowReport {
         self.at_rate = measured(peers, samples, against);
         self.against = peers[against].name;
         self.rate = rate;
+    }
+
+    pub fn holds(&mut self, peer: &'static str, mib: f64) {
+        self.resident.push((peer, mib));
     }
 
     fn table(&self, out: &mut String) -> std::fmt::Result {
@@ -125,6 +143,10 @@ impl RowReport {
                 ]
             }));
             write_aligned(out, &rows)?;
+        }
+        let resident: Vec<String> = self.resident.iter().map(|(peer, mib)| format!("{peer} {mib:.1}")).collect();
+        if !resident.is_empty() {
+            writeln!(out, "resident MiB in the end: {}", resident.join(", "))?;
         }
         for missing in &self.missing {
             writeln!(out, "not measured: {missing}")?;
@@ -218,7 +240,9 @@ fn targets() -> Vec<Target> {
         main("full", REFERENCE, Figure::P99, 1.10),
         main("full", REFERENCE, Figure::Most, 1.20),
     ];
-    let others = ROWS.iter().filter(|row| row.name != MAIN);
+    let at_scale = |of, to| Target { row: SCALE, of, to, figure: Figure::Cpu, bound: AT_SCALE };
+    targets.extend([at_scale("full-at-scale", "full"), at_scale("any-at-scale", "none")]);
+    let others = ROWS.iter().filter(|row| ![MAIN, SCALE].contains(&row.name));
     targets.extend(others.map(|row| Target {
         row: row.name,
         of: "full",

@@ -36,7 +36,8 @@ pub const MAIN: &str = "small";
 /// What the others are compared with: HAProxy doing what it can of our full job.
 pub const REFERENCE: &str = "haproxy";
 
-pub const PEERS: [&str; 7] = ["full", "token", "none", REFERENCE, "envoy", "nginx", "bare"];
+pub const PEERS: [&str; 9] =
+    ["full", "token", "none", REFERENCE, "envoy", "nginx", "bare", "full-at-scale", "any-at-scale"];
 
 const SMALL: Row = Row {
     name: MAIN,
@@ -49,8 +50,11 @@ const SMALL: Row = Row {
     peers: &["full", REFERENCE],
 };
 
-pub const ROWS: [Row; 9] = [
-    Row { peers: &PEERS, ..SMALL },
+/// The row of large configurations.
+pub const SCALE: &str = "scale";
+
+pub const ROWS: [Row; 10] = [
+    Row { peers: &["full", "token", "none", REFERENCE, "envoy", "nginx", "bare"], ..SMALL },
     Row {
         name: "tls",
         what: "small answers over kept connections, HTTP/1.1 over TLS",
@@ -84,6 +88,12 @@ pub const ROWS: [Row; 9] = [
         name: "two-threads",
         what: "as the first row, with two threads; peer, load and origins share both cores",
         threads: 2,
+        ..SMALL
+    },
+    Row {
+        name: SCALE,
+        what: "as the first row, beside 1,000 pools of 20 origins and 5,000 routes",
+        peers: &["full", "full-at-scale", "none", "any-at-scale", REFERENCE],
         ..SMALL
     },
 ];

@@ -2,7 +2,6 @@
 //! that everything that ends also goes. It fails when the gateway's memory grew after it had seen every user, and when
 //! Redis holds more at the end than what may outlive a session.
 
-use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -62,7 +61,7 @@ pub fn run(programs: &Programs, redis: &Redis, operations: u64, connections: usi
         std::thread::sleep(EVERY);
         let look = Look {
             at: started.elapsed().as_secs_f64(),
-            resident: resident(server.process.pid())?,
+            resident: process::resident(server.process.pid())?,
             keys: redis.keys()?,
         };
         if looks.len() % 5 == 0 {
@@ -115,13 +114,6 @@ pub fn run(programs: &Programs, redis: &Redis, operations: u64, connections: usi
     ensure!(left <= allowed, "{left} keys are left where at most {allowed} may be");
     println!("no growth");
     Ok(())
-}
-
-/// The memory that a process has in RAM, in bytes.
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the gateway has ended")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
 fn median(mut values: Vec<u64>) -> u64 {
