@@ -88,7 +88,10 @@ fn the_documented_user_may_do_what_gateways_do(d: &Deployment) -> Result<()> {
         ensure!(refused.array()?.is_empty(), "refused: {refused:?}");
     }
     let log = d.gateway_log()?;
-    ensure!(!log.contains("WARN"), "the gateway warns:\n{log}");
+    // One of the deployment's origins is dead, and is told to be.
+    let warns = |line: &&str| line.contains("WARN") && !line.contains("edgekeep::checks");
+    let warned: Vec<&str> = log.lines().filter(warns).collect();
+    ensure!(warned.is_empty(), "the gateway warns:\n{}", warned.join("\n"));
     Ok(())
 }
 
