@@ -122,7 +122,7 @@ pub fn run(
     shared: Shared,
     listeners: Vec<std::net::TcpListener>,
     seed: [u8; 32],
-    mut messages: mpsc::UnboundedReceiver<Message>,
+    messages: mpsc::UnboundedReceiver<Message>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let tasks = LocalSet::new();
@@ -159,36 +159,46 @@ pub fn run(
         tokio::task::spawn_local(watch(worker.clone()));
         let deadlines = worker.deadlines.clone();
         tokio::task::spawn_local(async move { deadlines.watch().await });
-        let drained = Rc::new(Notify::new());
-        loop {
-            let message = tokio::select! {
-                message = messages.recv() => message,
-                () = drained.notified() => None,
-            };
-            match message {
-                None => return Ok(()),
-                Some(Message::Cells(answer)) => {
-                    let _ = answer.send(worker.with_local(|local| local.metrics.clone()));
-                }
-                Some(Message::Drain(within, waiting)) => {
-                    worker.linger.set(Some(LINGER.min(within / 2)));
-                    for (accepting, listener) in accepting.drain(..) {
-                        accepting.abort();
-                        if waiting == Waiting::Accepted {
-                            accept_waiting(&worker, &listener);
-                        }
+        // What blocks the thread is polled at every turn of it, so that is the least there is.
+        tokio::task::spawn_local(obey(worker, messages, accepting)).await.map_err(std::io::Error::other)
+    })
+}
+
+/// Does what is asked from outside, until the core has drained.
+async fn obey(
+    worker: Rc<Worker>,
+    mut messages: mpsc::UnboundedReceiver<Message>,
+    mut accepting: Vec<(tokio::task::JoinHandle<()>, Rc<TcpListener>)>,
+) {
+    let drained = Rc::new(Notify::new());
+    loop {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            () = drained.notified() => None,
+        };
+        match message {
+            None => return,
+            Some(Message::Cells(answer)) => {
+                let _ = answer.send(worker.with_local(|local| local.metrics.clone()));
+            }
+            Some(Message::Drain(within, waiting)) => {
+                worker.linger.set(Some(LINGER.min(within / 2)));
+                for (accepting, listener) in accepting.drain(..) {
+                    accepting.abort();
+                    if waiting == Waiting::Accepted {
+                        accept_waiting(&worker, &listener);
                     }
-                    worker.draining.notify_waiters();
-                    // Beside this loop, which goes on answering what the core counted.
-                    let (worker, drained) = (worker.clone(), drained.clone());
-                    tokio::task::spawn_local(async move {
-                        worker.is_empty(within).await;
-                        drained.notify_one();
-                    });
                 }
+                worker.draining.notify_waiters();
+                // Beside this loop, which goes on answering what the core counted.
+                let (worker, drained) = (worker.clone(), drained.clone());
+                tokio::task::spawn_local(async move {
+                    worker.is_empty(within).await;
+                    drained.notify_one();
+                });
             }
         }
-    })
+    }
 }
 
 async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
