@@ -29,7 +29,7 @@ use crate::unsteady::UnsteadyOrigin;
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
 pub const EDGE_TOKEN: &str = "edge-credential-of-the-scenarios";
-const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
+pub const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
 /// What gateways sign their requests to origins with, where a setup says so.
 pub const ORIGIN_KEY: &str = "origin-key-of-the-scenarios";
 /// The password of a Redis that has one.
