@@ -6,7 +6,7 @@ use sha2::Sha256;
 use super::passive::{Ended, took};
 use super::{Awaiting, Context, Decided, Destination, Exchange, Failed, FailedStage, Plan, Purpose, Reply, ReplyBody};
 use super::{Step, own};
-use crate::balance::{Choice, Lease, Origin, OriginId, Sticky, choose};
+use crate::balance::{Choice, Lease, Origin, OriginId, Standing, Sticky, choose};
 use crate::config::{RouteConfig, ShardRule};
 use crate::http::{
     AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, push_decimal, request_id,
@@ -236,7 +236,7 @@ impl Exchange {
                 }
                 self.awaiting = Awaiting::Queue;
                 let room = self.rules.config.balance.queue_max as usize * origins_of(&self.rules, list).len();
-                Ok(Step::Queue { list, until, room })
+                Ok(Step::Queue { list, until, room, picky: !self.forward.tried.is_empty() })
             }
             Picked::Nothing if self.forward.tried.is_empty() => {
                 Err(Problem::new(ProblemCode::NoOrigin, "no origin of the shard may be tried").retry_after(1))
@@ -249,12 +249,10 @@ impl Exchange {
         let rules = self.rules.clone();
         let any = rules.pools.len();
         let mut at = placed.pool.unwrap_or(any);
-        // Nobody passes those who wait.
-        if self.forward.queue_until.is_none() && rules.in_force.queue && rules.line(at).length() > 0 {
-            return Picked::Full { list: at };
-        }
+        let is_new = self.forward.queue_until.is_none() && rules.in_force.queue;
+        let others_wait = |at: usize| is_new && rules.line(at).length() > 0;
         if self.forward.tried.is_empty() && rules.config.balance.sticky.enabled {
-            match self.follow_sticky(at, cx) {
+            match self.follow_sticky(at, others_wait(at), cx) {
                 Followed::Taken(index, lease) => {
                     let (pool, origin) = located(&rules, at, index);
                     return Picked::Origin { pool, origin, lease };
@@ -264,6 +262,10 @@ impl Exchange {
             }
         }
         for _ in 0..LOST_RACES {
+            // Nobody passes those who wait.
+            if others_wait(at) {
+                return Picked::Full { list: at };
+            }
             let (turns, entropy) = cx.local.turns(at);
             let origins = origins_of(&rules, at);
             match choose(origins, turns, entropy, cx.now, &rules.balance, &self.forward.tried) {
@@ -289,14 +291,19 @@ impl Exchange {
         Picked::Full { list: at }
     }
 
-    fn follow_sticky(&self, at: usize, cx: &Context<'_>) -> Followed {
+    fn follow_sticky(&self, at: usize, others_wait: bool, cx: &Context<'_>) -> Followed {
         let Cookie::Value(value) = &self.cookies.sticky else { return Followed::Repick };
         let max_age = self.rules.config.balance.sticky.max_age;
         let Sticky::Origin(id) = self.rules.sticky.open(value, cx.now, max_age) else { return Followed::Repick };
         let Some(index) = self.rules.find(at, &id) else { return Followed::Repick };
         let Some(origin) = origins_of(&self.rules, at).get(index) else { return Followed::Repick };
-        if !origin.state.standing(cx.now).keeps_sticky() {
+        let standing = origin.state.standing(cx.now);
+        if !standing.keeps_sticky() {
             return Followed::Repick;
+        }
+        // Those who wait get nothing of an origin that drains: there its client passes nobody.
+        if others_wait && standing != Standing::Drain {
+            return Followed::Overflow;
         }
         match origin.lease() {
             Some(lease) => Followed::Taken(index, lease),

@@ -211,6 +211,35 @@ fn a_full_origin_is_queued_for_until_a_place_is_free() {
     assert_eq!((answer.queued_for, world.origin("a").state.in_flight()), (vec![0], 0), "and its place is given back");
 }
 
+/// Drives a request to the queue; whether those behind it may look.
+fn is_picky(world: &mut World, request: Request) -> bool {
+    let mut running = world.start(request);
+    loop {
+        match running.step {
+            Some(Step::Queue { picky, .. }) => return picky,
+            _ => assert!(world.advance(&mut running).is_none(), "it did not have to wait"),
+        }
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_retry_that_waits_leaves_to_others_where_it_was_already() {
+    let pools = json!([
+        { "shard": "shard_0", "origins": [
+            { "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 1 },
+            { "id": "b", "url": "http://10.1.0.2:9001" },
+        ] },
+        { "shard": "shard_1", "origins": [{ "id": "c", "url": "http://10.1.0.3:9001" }] },
+    ]);
+    let mut world = World::with(json!({ "pools": pools }));
+    let login = world.log_in("7");
+    world.taken.push(world.origin("a").lease().unwrap());
+    world.script("b", Does::Fail(FailedStage::Sent));
+    assert!(is_picky(&mut world, get("/token/x").bearer(&login.access)));
+    let (mut world, login) = one_place();
+    assert!(!is_picky(&mut world, get("/token/x").bearer(&login.access)));
+}
+
 #[wasm_bindgen_test(unsupported = test)]
 fn whoever_waits_too_long_gets_503() {
     let (mut world, login) = one_place();

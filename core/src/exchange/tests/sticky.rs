@@ -64,6 +64,22 @@ fn an_origin_that_drains_keeps_its_clients() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn where_others_wait_nobody_passes_them_but_the_client_of_an_origin_that_drains() {
+    let (mut world, login) = sticky();
+    let first = visit(&mut world, &login, None);
+    let (cookie, origin) = (value(&first).unwrap(), first.seen().to.clone());
+    let waiting = world.rules.line(0).join(9).unwrap();
+    world.queue.push_back(true);
+    let polite = visit(&mut world, &login, Some(&cookie));
+    assert_eq!((polite.queued_for.len(), polite.asked(), value(&polite)), (1, vec![origin.as_str()], None));
+    // Whoever waits is not let in there, so its clients have nothing to wait for.
+    world.origin(&origin).state.set_admin(Admin::Drain, world.now);
+    let at_home = visit(&mut world, &login, Some(&cookie));
+    assert_eq!((at_home.status, at_home.queued_for.len(), at_home.asked()), (200, 0, vec![origin.as_str()]));
+    drop(waiting);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn when_its_origin_is_down_another_is_picked_and_the_cookie_rewritten() {
     let (mut world, login) = sticky();
     let first = visit(&mut world, &login, None);
