@@ -6,7 +6,7 @@ use sha2::Sha256;
 use super::passive::{Ended, took};
 use super::{Awaiting, Context, Decided, Destination, Exchange, Failed, FailedStage, Plan, Purpose, Reply, ReplyBody};
 use super::{Step, own};
-use crate::balance::{Choice, Lease, Origin, OriginId, Standing, Sticky, choose};
+use crate::balance::{Choice, Lease, OnNoHealthy, Origin, OriginId, Standing, Sticky, choose};
 use crate::config::{RouteConfig, ShardRule};
 use crate::http::{
     AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, push_decimal, request_id,
@@ -261,6 +261,7 @@ impl Exchange {
                 Followed::Repick => self.forward.set_sticky = true,
             }
         }
+        let mut balance = rules.balance;
         for _ in 0..LOST_RACES {
             // Nobody passes those who wait.
             if others_wait(at) {
@@ -268,7 +269,7 @@ impl Exchange {
             }
             let (turns, entropy) = cx.local.turns(at);
             let origins = origins_of(&rules, at);
-            match choose(origins, turns, entropy, cx.now, &rules.balance, &self.forward.tried) {
+            match choose(origins, turns, entropy, cx.now, &balance, &self.forward.tried) {
                 Choice::Origin { index, panic } => {
                     // Never names an origin that is only tried because all are down.
                     self.forward.set_sticky &= !panic;
@@ -281,6 +282,8 @@ impl Exchange {
                 Choice::Fallback => match rules.fallback {
                     Some(fallback) if fallback != at => {
                         at = fallback;
+                        // Nothing stands behind it: what it has is used, however little that is.
+                        balance.on_no_healthy = OnNoHealthy::FailOpen;
                         self.forward.set_sticky = false;
                     }
                     _ => return Picked::Nothing,

@@ -191,6 +191,34 @@ fn when_all_checks_fail_the_policy_decides() {
     }
 }
 
+#[wasm_bindgen_test(unsupported = test)]
+fn a_fallback_pool_gives_what_it_has() {
+    let origin = |id: &str| json!({ "id": id, "url": "http://10.1.0.9:9001" });
+    let pools = json!([
+        { "shard": "shard_0", "origins": [origin("a")] },
+        { "shard": "shard_1", "origins": [origin("c")] },
+        { "name": "spare", "origins": [origin("x"), origin("y"), origin("z")] },
+    ]);
+    let mut world = World::with(json!({ "balance": { "on_no_healthy": { "pool": "spare" } }, "pools": pools }));
+    let login = world.log_in("7");
+    let asked = |world: &mut World| {
+        let answer = world.run(get("/feed").bearer(&login.access));
+        (answer.status, answer.forwarded.first().map(|plan| plan.to.clone()))
+    };
+    for down in ["a", "x", "y"] {
+        world.origin(down).state.set_check(Check::Down, world.now);
+    }
+    assert_eq!(asked(&mut world).0, 200, "one of three is up");
+    world.origin("z").state.set_check(Check::Down, world.now);
+    assert_eq!(asked(&mut world).0, 200, "its checks may be wrong");
+    for origin in ["x", "y", "z"] {
+        world.origin(origin).state.refused(world.now);
+        world.script(origin, Does::Fail(FailedStage::Connect));
+    }
+    let (status, tried) = asked(&mut world);
+    assert!(status == 502 && tried.is_some(), "{status} {tried:?}");
+}
+
 fn one_place() -> (World, Login) {
     let pools = json!([
         { "shard": "shard_0", "origins": [{ "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 1 }] },
