@@ -29,6 +29,9 @@ pub(super) struct Forward {
     placed: Option<Placed>,
     current: Option<Current>,
     tried: Vec<OriginId>,
+    /// The one that was tried may be asked once more where there is no other: a kept connection that closed just then says
+    /// nothing about its origin.
+    same_again: bool,
     queue_until: Option<Timestamp>,
     /// The end of the wait for a map, however many maps come in it.
     map_until: Option<Timestamp>,
@@ -246,12 +249,24 @@ impl Exchange {
     }
 
     fn pick(&mut self, placed: &Placed, cx: &mut Context<'_>) -> Picked {
+        let is_first = self.forward.tried.is_empty();
+        match self.pick_once(placed, is_first, cx) {
+            Picked::Nothing if self.forward.same_again => self.pick_once(placed, true, cx),
+            Picked::Full { .. } if self.forward.same_again && !self.rules.in_force.queue => {
+                self.pick_once(placed, true, cx)
+            }
+            picked => picked,
+        }
+    }
+
+    /// Among all origins, or among those that were not tried yet.
+    fn pick_once(&mut self, placed: &Placed, among_all: bool, cx: &mut Context<'_>) -> Picked {
         let rules = self.rules.clone();
         let any = rules.pools.len();
         let mut at = placed.pool.unwrap_or(any);
         let is_new = self.forward.queue_until.is_none() && rules.in_force.queue;
         let others_wait = |at: usize| is_new && rules.line(at).length() > 0;
-        if self.forward.tried.is_empty() && rules.config.balance.sticky.enabled {
+        if among_all && rules.config.balance.sticky.enabled {
             match self.follow_sticky(at, others_wait(at), cx) {
                 Followed::Taken(index, lease) => {
                     let (pool, origin) = located(&rules, at, index);
@@ -269,7 +284,8 @@ impl Exchange {
             }
             let (turns, entropy) = cx.local.turns(at);
             let origins = origins_of(&rules, at);
-            match choose(origins, turns, entropy, cx.now, &balance, &self.forward.tried) {
+            let excluded = if among_all { &[] } else { self.forward.tried.as_slice() };
+            match choose(origins, turns, entropy, cx.now, &balance, excluded) {
                 Choice::Origin { index, panic } => {
                     // Never names an origin that is only tried because all are down.
                     self.forward.set_sticky &= !panic;
@@ -466,18 +482,10 @@ impl Exchange {
                 && self.may_retry(current.pool)
         };
         if again && self.forward.tried.len() < self.most_attempts() {
-            // A kept connection that closed just then says nothing about its origin: that one may be asked again.
-            let same_again = failed.stage != FailedStage::Connect && self.forward.tried.is_empty();
-            self.forward.tried.push(current.id.clone());
-            self.forward.set_sticky = self.rules.config.balance.sticky.enabled;
-            let step = self.send(cx);
-            if step.is_ok() || !same_again {
-                return step;
-            }
-            self.forward.tried = vec![];
-            let again = self.send(cx);
+            self.forward.same_again = failed.stage != FailedStage::Connect && self.forward.tried.is_empty();
             self.forward.tried.push(current.id);
-            return again;
+            self.forward.set_sticky = self.rules.config.balance.sticky.enabled;
+            return self.send(cx);
         }
         if failed.timed_out && !nothing_sent {
             return Err(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"));

@@ -269,6 +269,31 @@ fn a_retry_that_waits_leaves_to_others_where_it_was_already() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn the_only_origin_is_asked_once_more_also_from_the_queue() {
+    for stage in [FailedStage::Sent, FailedStage::Unsent] {
+        let over = json!({ "pools": [
+            { "shard": "shard_0", "origins": [{ "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 2 }] },
+            { "shard": "shard_1", "origins": [{ "id": "c", "url": "http://10.1.0.3:9001" }] },
+        ] });
+        let mut world = World::with(over);
+        let login = world.log_in("7");
+        world.script("a", Does::Fail(stage));
+        world.queue.push_back(true);
+        let mut running = world.start(get("/token/x").bearer(&login.access));
+        // Meanwhile others wait, and a retry passes nobody.
+        let waiting = world.rules.line(0).join(9);
+        let answer = loop {
+            if let Some(answer) = world.advance(&mut running) {
+                break answer;
+            }
+        };
+        assert_eq!((answer.status, answer.asked()), (200, vec!["a", "a"]), "{stage:?}");
+        assert_eq!(answer.queued_for, [0]);
+        drop(waiting);
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn whoever_waits_too_long_gets_503() {
     let (mut world, login) = one_place();
     let answer = world.run(get("/token/x").bearer(&login.access));
