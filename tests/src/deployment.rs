@@ -29,7 +29,7 @@ use crate::unsteady::UnsteadyOrigin;
 /// The credentials of every deployment under test; none may ever stand in a log.
 pub const SERVICE_TOKEN: &str = "service-credential-of-the-scenarios";
 pub const EDGE_TOKEN: &str = "edge-credential-of-the-scenarios";
-const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
+pub const ADMIN_TOKEN: &str = "admin-credential-of-the-scenarios";
 /// What gateways sign their requests to origins with, where a setup says so.
 pub const ORIGIN_KEY: &str = "origin-key-of-the-scenarios";
 /// The password of a Redis that has one.
@@ -494,6 +494,12 @@ impl Deployment {
         gateway.kill()
     }
 
+    /// Replaces the Worker by one with the file as it is now.
+    pub fn deploy_worker_again(&self) -> Result<()> {
+        drop(lock(&self.worker).take());
+        self.start_worker()
+    }
+
     fn start_worker(&self) -> Result<()> {
         let module = std::env::var_os("EDGEKEEP_WORKER").map_or_else(|| root().join("edge/dist/worker.js"), Into::into);
         ensure!(module.is_file(), "{} is missing: run `cargo xtask edge build`", module.display());
@@ -517,8 +523,11 @@ impl Deployment {
             command.env(name, value);
         }
         let log = self.log("worker");
+        // One that ran before has said so too.
+        let said = || fs::read_to_string(&log).unwrap_or_default().matches("ready at ").count();
+        let before = said();
         let mut worker = Program::start("the Worker", &mut command, &log, Some(&options.to_string()))?;
-        worker.wait_until(PATIENCE, || tail(&log).contains("ready at "))?;
+        worker.wait_until(PATIENCE, || said() > before)?;
         *lock(&self.worker) = Some(worker);
         Ok(())
     }

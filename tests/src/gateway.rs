@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::client::{Entry, Request, read_some};
 use crate::common::local;
-use crate::deployment::{SERVICE_TOKEN, gateway_binary};
+use crate::deployment::{ADMIN_TOKEN, SERVICE_TOKEN, gateway_binary};
 use crate::process::{Ports, Program, hang_up};
 
 /// How long a gateway may take until it answers, on a busy machine.
@@ -48,7 +48,8 @@ impl Gateway {
         let (file, log) = (folder.path().join("edgekeep.toml"), folder.path().join("gateway.log"));
         fs::write(&file, text(clients, admin, written))?;
         let mut command = Command::new(gateway_binary()?);
-        command.args(["serve", "--config"]).arg(&file).env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN);
+        command.args(["serve", "--config"]).arg(&file);
+        command.env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN).env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN);
         let mut program = Program::start("the gateway", &mut command, &log, None)?;
         let entry = |address| Entry { address, behind_platform: false };
         let (entry, admin) = (entry(clients), entry(admin));
@@ -74,7 +75,16 @@ impl Gateway {
     }
 
     pub fn metrics(&self) -> Result<String> {
-        Ok(Request::new(self.admin, "GET", "/metrics").send()?.expect(200)?.text())
+        Ok(Request::new(self.admin, "GET", "/metrics").bearer(ADMIN_TOKEN).send()?.expect(200)?.text())
+    }
+
+    /// Status and output of `edgekeep origin …` for this gateway.
+    pub fn origin(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(gateway_binary()?);
+        command.arg("origin").args(arguments).arg("--config").arg(&self.file).env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN);
+        let output = command.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()))
     }
 
     pub fn folder(&self) -> &Path {

@@ -62,10 +62,7 @@ impl Line {
         if self.length() == 0 {
             return;
         }
-        let waker = self.lock().line.front_mut().and_then(|first| {
-            first.called = true;
-            first.waker.take()
-        });
+        let waker = self.lock().line.front_mut().and_then(Waiter::call);
         // Not under the lock: a waker may run anything.
         if let Some(waker) = waker {
             waker.wake();
@@ -74,6 +71,20 @@ impl Line {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Where a waiter stands: numbers ascend along the line.
+    fn at(&self, number: u64) -> Option<usize> {
+        self.line.binary_search_by_key(&number, |waiter| waiter.number).ok()
+    }
+}
+
+impl Waiter {
+    fn call(&mut self) -> Option<Waker> {
+        self.called = true;
+        self.waker.take()
     }
 }
 
@@ -88,10 +99,21 @@ impl Place {
         self.line.lock().line.front().is_some_and(|first| first.number == self.number)
     }
 
+    /// It looked in vain because it may not use every origin of the list: whoever stands behind may look.
+    pub fn pass_on(&self) {
+        let mut waiting = self.line.lock();
+        let behind = waiting.at(self.number).and_then(|at| waiting.line.get_mut(at + 1));
+        let waker = behind.and_then(Waiter::call);
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Ready when it is this one's turn to look; once for each call.
     pub fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = self.line.lock();
-        let Some(own) = waiting.line.iter_mut().find(|waiter| waiter.number == self.number) else {
+        let Some(own) = waiting.at(self.number).and_then(|at| waiting.line.get_mut(at)) else {
             return Poll::Ready(());
         };
         if std::mem::take(&mut own.called) {
@@ -105,7 +127,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = self.line.lock();
-        waiting.line.retain(|waiter| waiter.number != self.number);
+        if let Some(at) = waiting.at(self.number) {
+            waiting.line.remove(at);
+        }
         self.line.length.store(waiting.line.len(), Ordering::SeqCst);
         drop(waiting);
         // More places may have been given back than were called out, and a call may have gone to the one that leaves.
@@ -166,6 +190,22 @@ mod tests {
         drop(first);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(is_called(&second));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn who_cannot_use_what_is_free_lets_the_next_one_look() {
+        let line = Arc::new(Line::default());
+        let [first, second, third] = [(); 3].map(|()| line.join(9).unwrap());
+        assert!(is_called(&first) && !is_called(&second));
+        first.pass_on();
+        assert!(is_called(&second) && !is_called(&third) && !is_called(&first));
+        second.pass_on();
+        drop(second);
+        assert!(is_called(&third) && is_called(&first), "there may be more for both");
+        third.pass_on();
+        drop(third);
+        first.pass_on();
+        assert_eq!(line.length(), 1);
     }
 
     #[wasm_bindgen_test(unsupported = test)]

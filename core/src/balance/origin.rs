@@ -233,7 +233,8 @@ impl OriginState {
     }
 
     fn is_refusing(&self, now: Timestamp) -> bool {
-        now.since(Timestamp(self.refused_at.load(Ordering::Relaxed))) < REFUSED_FOR
+        // Either way: a clock that was set back must not keep it out until it has caught up.
+        now.0.abs_diff(self.refused_at.load(Ordering::Relaxed)) < REFUSED_FOR.0
     }
 
     /// A connection was taken.
@@ -448,6 +449,14 @@ mod tests {
         let state = OriginState::default();
         state.failed(NOW);
         assert_eq!(state.penalty(NOW - Millis(60_000)), 5000);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_clock_that_steps_back_forgets_a_refusal() {
+        let state = OriginState::default();
+        state.refused(NOW);
+        assert_eq!(state.standing(NOW - Millis(4_999)), Standing::Refused);
+        assert_eq!(state.standing(NOW - Millis(5_000)), Standing::Available);
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -166,6 +166,9 @@ impl Check<'_> {
             }
             if let Some(text) = &pool.name {
                 self.rule(&[&name], is_name(text), &quoted(text), NAME);
+                // Pools are counted by their names, shards' pools by their shards.
+                let own = text != "any" && ShardName::parse(text).is_none();
+                self.rule(&[&name], own, &quoted(text), "a name that is neither a shard's nor \"any\"");
             }
         }
         let pools = || self.config.pools.iter().enumerate();

@@ -426,6 +426,8 @@ fn pools_shards_and_pins_must_fit_together() {
         ("/pools/0/origins", json!([]), "pools[0].origins"),
         ("/pools/0/name", json!("x"), "pools[0].name"),
         ("/pools/3/name", Value::Null, "pools[3].shard"),
+        ("/pools/3/name", json!("shard_0"), "pools[3].name"),
+        ("/pools/3/name", json!("any"), "pools[3].name"),
         ("/balance/on_no_healthy", json!({"pool": "other"}), "balance.on_no_healthy.pool"),
     ] {
         refused(pointer, new, path);

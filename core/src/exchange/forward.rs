@@ -6,7 +6,7 @@ use sha2::Sha256;
 use super::passive::{Ended, took};
 use super::{Awaiting, Context, Decided, Destination, Exchange, Failed, FailedStage, Plan, Purpose, Reply, ReplyBody};
 use super::{Step, own};
-use crate::balance::{Choice, Lease, Origin, OriginId, Sticky, choose};
+use crate::balance::{Choice, Lease, OnNoHealthy, Origin, OriginId, Standing, Sticky, choose};
 use crate::config::{RouteConfig, ShardRule};
 use crate::http::{
     AnswerHead, Cookie, Head, HeaderEdits, Problem, ProblemCode, forwarded_headers, push_decimal, request_id,
@@ -29,6 +29,9 @@ pub(super) struct Forward {
     placed: Option<Placed>,
     current: Option<Current>,
     tried: Vec<OriginId>,
+    /// The one that was tried may be asked once more where there is no other: a kept connection that closed just then says
+    /// nothing about its origin.
+    same_again: bool,
     queue_until: Option<Timestamp>,
     /// The end of the wait for a map, however many maps come in it.
     map_until: Option<Timestamp>,
@@ -236,7 +239,7 @@ impl Exchange {
                 }
                 self.awaiting = Awaiting::Queue;
                 let room = self.rules.config.balance.queue_max as usize * origins_of(&self.rules, list).len();
-                Ok(Step::Queue { list, until, room })
+                Ok(Step::Queue { list, until, room, picky: !self.forward.tried.is_empty() })
             }
             Picked::Nothing if self.forward.tried.is_empty() => {
                 Err(Problem::new(ProblemCode::NoOrigin, "no origin of the shard may be tried").retry_after(1))
@@ -246,15 +249,25 @@ impl Exchange {
     }
 
     fn pick(&mut self, placed: &Placed, cx: &mut Context<'_>) -> Picked {
+        let is_first = self.forward.tried.is_empty();
+        match self.pick_once(placed, is_first, cx) {
+            Picked::Nothing if self.forward.same_again => self.pick_once(placed, true, cx),
+            Picked::Full { .. } if self.forward.same_again && !self.rules.in_force.queue => {
+                self.pick_once(placed, true, cx)
+            }
+            picked => picked,
+        }
+    }
+
+    /// Among all origins, or among those that were not tried yet.
+    fn pick_once(&mut self, placed: &Placed, among_all: bool, cx: &mut Context<'_>) -> Picked {
         let rules = self.rules.clone();
         let any = rules.pools.len();
         let mut at = placed.pool.unwrap_or(any);
-        // Nobody passes those who wait.
-        if self.forward.queue_until.is_none() && rules.in_force.queue && rules.line(at).length() > 0 {
-            return Picked::Full { list: at };
-        }
-        if self.forward.tried.is_empty() && rules.config.balance.sticky.enabled {
-            match self.follow_sticky(at, cx) {
+        let is_new = self.forward.queue_until.is_none() && rules.in_force.queue;
+        let others_wait = |at: usize| is_new && rules.line(at).length() > 0;
+        if among_all && rules.config.balance.sticky.enabled {
+            match self.follow_sticky(at, others_wait(at), cx) {
                 Followed::Taken(index, lease) => {
                     let (pool, origin) = located(&rules, at, index);
                     return Picked::Origin { pool, origin, lease };
@@ -263,10 +276,16 @@ impl Exchange {
                 Followed::Repick => self.forward.set_sticky = true,
             }
         }
+        let mut balance = rules.balance;
         for _ in 0..LOST_RACES {
+            // Nobody passes those who wait.
+            if others_wait(at) {
+                return Picked::Full { list: at };
+            }
             let (turns, entropy) = cx.local.turns(at);
             let origins = origins_of(&rules, at);
-            match choose(origins, turns, entropy, cx.now, &rules.balance, &self.forward.tried) {
+            let excluded = if among_all { &[] } else { self.forward.tried.as_slice() };
+            match choose(origins, turns, entropy, cx.now, &balance, excluded) {
                 Choice::Origin { index, panic } => {
                     // Never names an origin that is only tried because all are down.
                     self.forward.set_sticky &= !panic;
@@ -279,6 +298,8 @@ impl Exchange {
                 Choice::Fallback => match rules.fallback {
                     Some(fallback) if fallback != at => {
                         at = fallback;
+                        // Nothing stands behind it: what it has is used, however little that is.
+                        balance.on_no_healthy = OnNoHealthy::FailOpen;
                         self.forward.set_sticky = false;
                     }
                     _ => return Picked::Nothing,
@@ -289,14 +310,19 @@ impl Exchange {
         Picked::Full { list: at }
     }
 
-    fn follow_sticky(&self, at: usize, cx: &Context<'_>) -> Followed {
+    fn follow_sticky(&self, at: usize, others_wait: bool, cx: &Context<'_>) -> Followed {
         let Cookie::Value(value) = &self.cookies.sticky else { return Followed::Repick };
         let max_age = self.rules.config.balance.sticky.max_age;
         let Sticky::Origin(id) = self.rules.sticky.open(value, cx.now, max_age) else { return Followed::Repick };
         let Some(index) = self.rules.find(at, &id) else { return Followed::Repick };
         let Some(origin) = origins_of(&self.rules, at).get(index) else { return Followed::Repick };
-        if !origin.state.standing(cx.now).keeps_sticky() {
+        let standing = origin.state.standing(cx.now);
+        if !standing.keeps_sticky() {
             return Followed::Repick;
+        }
+        // Those who wait get nothing of an origin that drains: there its client passes nobody.
+        if others_wait && standing != Standing::Drain {
+            return Followed::Overflow;
         }
         match origin.lease() {
             Some(lease) => Followed::Taken(index, lease),
@@ -456,18 +482,10 @@ impl Exchange {
                 && self.may_retry(current.pool)
         };
         if again && self.forward.tried.len() < self.most_attempts() {
-            // A kept connection that closed just then says nothing about its origin: that one may be asked again.
-            let same_again = failed.stage != FailedStage::Connect && self.forward.tried.is_empty();
-            self.forward.tried.push(current.id.clone());
-            self.forward.set_sticky = self.rules.config.balance.sticky.enabled;
-            let step = self.send(cx);
-            if step.is_ok() || !same_again {
-                return step;
-            }
-            self.forward.tried = vec![];
-            let again = self.send(cx);
+            self.forward.same_again = failed.stage != FailedStage::Connect && self.forward.tried.is_empty();
             self.forward.tried.push(current.id);
-            return again;
+            self.forward.set_sticky = self.rules.config.balance.sticky.enabled;
+            return self.send(cx);
         }
         if failed.timed_out && !nothing_sent {
             return Err(Problem::new(ProblemCode::OriginTimeout, "no answer within the time limit"));

@@ -147,6 +147,24 @@ mod tests {
     }
 
     #[wasm_bindgen_test(unsupported = test)]
+    fn a_word_on_an_origin_counts_for_every_address_of_its_name() {
+        let live = Live::new(&config(), &mut Entropy::from_seed([7; 32]));
+        let state = |id: &str| live.origin(&OriginId::new(id));
+        let say = |id: &str, word: Admin| live.set_admin(&OriginId::new(id), word, Timestamp(1));
+        let (one, two, other) = (state("a@10.0.0.1"), state("a@10.0.0.2"), state("ab@10.0.0.1"));
+        say("a", Admin::Drain);
+        assert_eq!([&one, &two, &other].map(|state| state.admin()), [Admin::Drain, Admin::Drain, Admin::Ready]);
+        assert_eq!(state("a@10.0.0.3").admin(), Admin::Drain, "one that comes later");
+        drop((one, two));
+        live.forget_members();
+        assert_eq!(state("a@10.0.0.4").admin(), Admin::Drain, "nobody else is left who knew");
+        say("a@10.0.0.4", Admin::Maintenance);
+        assert_eq!([state("a@10.0.0.4").admin(), state("a").admin()], [Admin::Maintenance, Admin::Drain]);
+        say("a", Admin::Ready);
+        assert_eq!(state("a@10.0.0.4").admin(), Admin::Ready);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
     fn a_name_has_so_many_members_and_no_more() {
         let many = |count: u32| (0..count).map(|at| IpAddr::from((0x0a00_0000 + at).to_be_bytes()));
         let mut addresses = Addresses::default();

@@ -13,7 +13,7 @@ use super::endpoint::Endpoint;
 use super::limits::RateLimit;
 use super::members::{Addresses, members};
 use crate::balance::{
-    BalanceRules, Line, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
+    Admin, BalanceRules, Line, OnNoHealthy, Origin, OriginId, OriginState, Pool, RetryBudget, Sealed, StickyKeys, Turns,
 };
 use crate::config::{self, Authority, Config, HostPolicy, OriginUrl, PoolConfig, PoolShard};
 use crate::health::PoolEjections;
@@ -485,10 +485,7 @@ impl Live {
         }
         let state = Arc::new(OriginState::default());
         if id.is_member() {
-            let prefix = format!("{}@", id.configured());
-            let others = origins.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
-            let mut orders =
-                others.take_while(|(other, _)| other.as_str().starts_with(&prefix)).map(|(_, o)| o.admin());
+            let mut orders = members_of(&origins, id.configured()).map(|other| other.admin());
             let order = match orders.next() {
                 Some(first) => Some(first).filter(|first| orders.all(|order| order == *first)),
                 // The first member comes after the name itself, which stood for it until it was found.
@@ -498,6 +495,16 @@ impl Live {
         }
         origins.insert(id.clone(), state.clone());
         state
+    }
+
+    /// The operator's word on one member, or on an origin by the id that the configuration gives: then it counts for every
+    /// address of its name, also for those that are gone and still have requests, and for those to come.
+    pub fn set_admin(&self, id: &OriginId, admin: Admin, now: Timestamp) {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        origins.entry(id.clone()).or_default().set_admin(admin, now);
+        if !id.is_member() {
+            members_of(&origins, id.as_str()).for_each(|member| member.set_admin(admin, now));
+        }
     }
 
     /// Forgets members that no rules and no request have any longer.
@@ -554,6 +561,16 @@ impl Live {
         let call = self.keys_call.lock().unwrap_or_else(PoisonError::into_inner);
         call.is_some_and(|call| now < call.awaited_until)
     }
+}
+
+/// The known members of an origin that has a name.
+fn members_of<'o>(
+    origins: &'o BTreeMap<OriginId, Arc<OriginState>>,
+    configured: &str,
+) -> impl Iterator<Item = &'o Arc<OriginState>> {
+    let prefix = format!("{configured}@");
+    let from = origins.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+    from.take_while(move |(id, _)| id.as_str().starts_with(&prefix)).map(|(_, state)| state)
 }
 
 /// What belongs to one core and is never shared.

@@ -30,8 +30,9 @@ pub enum Step {
     /// Make a write-behind intent durable. → `enqueued`
     Enqueue(Box<Intent>),
     /// Wait for a place at one of a list's origins: a pool's, or one beyond the pools for `any`. At most `room` may wait
-    /// there. → `ready` each time when there may be one, or `timed_out`
-    Queue { list: usize, until: Timestamp, room: usize },
+    /// there. `picky`: it was at some of the origins already, which others may use although it stands before them.
+    /// → `ready` each time when there may be one, or `timed_out`
+    Queue { list: usize, until: Timestamp, room: usize, picky: bool },
     /// Wait for a shard map of at least this epoch. → `map`
     LoadMap { min_epoch: Epoch, until: Timestamp },
     /// Send the request to an origin. → `answered` or `failed`

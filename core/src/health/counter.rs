@@ -80,8 +80,8 @@ impl HealthCounter {
         self.health.is_some_and(|health| health > 0 && health < bounds(rules).1)
     }
 
-    /// When to check next, after a check that began at `began`: after the interval, or the fast one in transition or when `hurried` (live traffic just saw a
-    /// failure), ±10 %, so that gateways that started together do not check together.
+    /// When to check next, after a check that began at `began`: after the interval, or the fast one in transition or when
+    /// `hurried` (live traffic just saw a failure), ±10 %, so that gateways that started together do not check together.
     pub fn next_check(&self, rules: &CheckRules, hurried: bool, began: Timestamp, entropy: &mut Entropy) -> Timestamp {
         let fast = hurried || self.in_transition(rules);
         let span = if fast { rules.fast_interval.min(rules.interval) } else { rules.interval };

@@ -80,13 +80,20 @@ struct Ejected {
 
 impl Ejections {
     /// Throws an origin out of a pool of `hosts`. The answer is the instant until when; `None` when it is out already
-    /// or the pool has no more to spare.
-    pub fn eject(&mut self, id: &OriginId, hosts: usize, now: Timestamp, rules: &EjectionRules) -> Option<Timestamp> {
+    /// or the pool has no more to spare. Those that the pool has lost meanwhile (`is_host`) take nobody's place.
+    pub fn eject(
+        &mut self,
+        id: &OriginId,
+        hosts: usize,
+        is_host: impl Fn(&OriginId) -> bool,
+        now: Timestamp,
+        rules: &EjectionRules,
+    ) -> Option<Timestamp> {
         self.tick(now, rules);
         if self.origins.get(id).is_some_and(|ejected| ejected.until > now) {
             return None;
         }
-        let out = self.ejected(now);
+        let out = self.origins.iter().filter(|(id, ejected)| ejected.until > now && is_host(id)).count();
         if out > 0 && (out + 1) as f64 > rules.max_share.0 * hosts as f64 {
             self.refused += 1;
             return None;
@@ -103,7 +110,8 @@ impl Ejections {
     /// was out.
     pub fn check_succeeded(&mut self, id: &OriginId, began: Timestamp, now: Timestamp) -> bool {
         match self.origins.get_mut(id) {
-            Some(ejected) if ejected.until > now && ejected.at <= began => {
+            // A clock that was set back must not keep it out until it has caught up.
+            Some(ejected) if ejected.until > now && (ejected.at <= began || ejected.at > now) => {
                 (ejected.until, ejected.since) = (now, now);
                 true
             }
@@ -145,7 +153,8 @@ impl PoolEjections {
             Some(ejections) => ejections,
             None => pools.entry(pool.name.clone()).or_default(),
         };
-        if let Some(until) = ejections.eject(&origin.id, pool.origins.len(), now, rules) {
+        let is_host = |id: &OriginId| pool.origins.iter().any(|host| host.id == *id);
+        if let Some(until) = ejections.eject(&origin.id, pool.origins.len(), is_host, now, rules) {
             origin.state.eject_until(until);
         }
     }
@@ -185,6 +194,10 @@ mod tests {
         NOW + Millis::from_secs(seconds)
     }
 
+    fn eject(ejections: &mut Ejections, id: &OriginId, hosts: usize, now: Timestamp) -> Option<Timestamp> {
+        ejections.eject(id, hosts, |_| true, now, &EjectionRules::default())
+    }
+
     #[wasm_bindgen_test(unsupported = test)]
     fn five_failures_in_a_row_and_no_fewer_fill_the_row() {
         let (streak, rules) = (Streak::default(), EjectionRules::default());
@@ -197,12 +210,12 @@ mod tests {
 
     #[wasm_bindgen_test(unsupported = test)]
     fn each_stay_outside_is_longer_up_to_five_minutes() {
-        let (mut ejections, rules) = (Ejections::default(), EjectionRules::default());
+        let mut ejections = Ejections::default();
         let mut now = NOW;
         for seconds in [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300] {
-            let until = ejections.eject(&id(1), 1, now, &rules).unwrap();
+            let until = eject(&mut ejections, &id(1), 1, now).unwrap();
             assert_eq!(until.since(now), Millis::from_secs(seconds));
-            assert_eq!(ejections.eject(&id(1), 1, now, &rules), None);
+            assert_eq!(eject(&mut ejections, &id(1), 1, now), None);
             now = until;
         }
     }
@@ -210,22 +223,21 @@ mod tests {
     #[wasm_bindgen_test(unsupported = test)]
     fn an_ejection_is_forgiven_for_each_interval_inside() {
         let (mut ejections, rules) = (Ejections::default(), EjectionRules::default());
-        ejections.eject(&id(1), 1, NOW, &rules);
-        ejections.eject(&id(1), 1, after(30), &rules);
+        eject(&mut ejections, &id(1), 1, NOW);
+        eject(&mut ejections, &id(1), 1, after(30));
         // Back at 90 s with two on the account; at 100 s one is forgiven, so the next is the second again.
-        assert_eq!(ejections.eject(&id(1), 1, after(105), &rules), Some(after(165)));
+        assert_eq!(eject(&mut ejections, &id(1), 1, after(105)), Some(after(165)));
         // Two more intervals inside forgive the rest.
-        assert_eq!(ejections.eject(&id(1), 1, after(185), &rules), Some(after(215)));
+        assert_eq!(eject(&mut ejections, &id(1), 1, after(185)), Some(after(215)));
         ejections.tick(after(225), &rules);
         assert!(ejections.origins.is_empty());
     }
 
     #[wasm_bindgen_test(unsupported = test)]
     fn at_most_a_tenth_of_a_pool_is_out_but_one_always_may_be() {
-        let rules = EjectionRules::default();
         for (hosts, most) in [(1, 1), (2, 1), (9, 1), (19, 1), (20, 2), (29, 2), (30, 3), (100, 10)] {
             let mut ejections = Ejections::default();
-            let out = (0..hosts).filter(|host| ejections.eject(&id(*host), hosts, NOW, &rules).is_some()).count();
+            let out = (0..hosts).filter(|host| eject(&mut ejections, &id(*host), hosts, NOW).is_some()).count();
             assert_eq!((out, ejections.ejected(NOW)), (most, most), "{hosts} hosts");
             assert_eq!(ejections.refused(), (hosts - most) as u64);
         }
@@ -233,12 +245,28 @@ mod tests {
 
     #[wasm_bindgen_test(unsupported = test)]
     fn a_good_check_brings_an_origin_back_at_once() {
-        let (mut ejections, rules) = (Ejections::default(), EjectionRules::default());
-        ejections.eject(&id(1), 3, NOW, &rules);
+        let mut ejections = Ejections::default();
+        eject(&mut ejections, &id(1), 3, NOW);
         assert!(!ejections.check_succeeded(&id(1), NOW - Millis(1), after(4)), "it says nothing of what came later");
         assert!(ejections.check_succeeded(&id(1), after(4), after(5)));
         assert!(!ejections.check_succeeded(&id(1), after(4), after(5)));
         assert_eq!(ejections.ejected(after(5)), 0);
-        assert_eq!(ejections.eject(&id(1), 3, after(6), &rules), Some(after(66)));
+        assert_eq!(eject(&mut ejections, &id(1), 3, after(6)), Some(after(66)));
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn one_that_the_pool_has_lost_takes_nobodys_place() {
+        let (mut ejections, rules) = (Ejections::default(), EjectionRules::default());
+        assert!(eject(&mut ejections, &id(1), 3, NOW).is_some());
+        assert_eq!(eject(&mut ejections, &id(2), 3, NOW), None);
+        assert!(ejections.eject(&id(2), 2, |host| *host != id(1), NOW, &rules).is_some());
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_clock_that_was_set_back_keeps_nobody_out() {
+        let mut ejections = Ejections::default();
+        eject(&mut ejections, &id(1), 3, after(86_400));
+        assert!(ejections.check_succeeded(&id(1), after(4), after(5)));
+        assert_eq!(ejections.ejected(after(5)), 0);
     }
 }

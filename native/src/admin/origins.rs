@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use edgekeep_core::Timestamp;
-use edgekeep_core::balance::{Admin as Wanted, Check, Origin, Standing};
+use edgekeep_core::balance::{Admin as Wanted, Check, Origin, OriginId, Standing};
 use edgekeep_core::health::Checks;
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -23,7 +23,8 @@ pub fn list(admin: &Admin) -> String {
     json!({ "origins": rows }).to_string()
 }
 
-/// `POST /origins/{id}/drain`, `/maintenance` and `/ready`. `below` is the path after `/origins/`.
+/// `POST /origins/{id}/drain`, `/maintenance` and `/ready`. `below` is the path after `/origins/`. The id is one that the
+/// configuration gives, and means every address of that origin, or one of these: `<id>@<address>`.
 pub fn change(admin: &Admin, request: &Request<Incoming>, below: &str) -> Response<Full<Bytes>> {
     let refuse = |status, why: String| text(status, "text/plain", why + "\n");
     let wanted = below.split_once('/').and_then(|(id, what)| {
@@ -52,19 +53,24 @@ pub fn change(admin: &Admin, request: &Request<Incoming>, below: &str) -> Respon
         return unauthorized();
     }
     let (rules, now) = (admin.shared.rules.load(), clock::now());
-    let Some((pool, origin)) = rules.origins().find(|(_, origin)| origin.id.as_str() == id) else {
-        let mut known: Vec<&str> = rules.origins().map(|(_, origin)| origin.id.as_str()).take(NAMED + 1).collect();
+    let is_meant = |origin: &Origin| [origin.id.as_str(), origin.id.configured()].contains(&id);
+    let meant: Vec<(&str, &Origin)> = rules.origins().filter(|(_, origin)| is_meant(origin)).collect();
+    if meant.is_empty() {
+        let mut known: Vec<&str> = rules.origins().map(|(_, origin)| origin.id.configured()).collect();
+        known.dedup();
         if known.len() > NAMED {
-            known[NAMED] = "…";
+            known.truncate(NAMED);
+            known.push("…");
         }
         return refuse(StatusCode::NOT_FOUND, format!("no origin has the id {id:?}; there are {}", known.join(", ")));
-    };
-    if origin.state.admin() != wanted {
-        origin.state.set_admin(wanted, now);
+    }
+    if meant.iter().any(|(_, origin)| origin.state.admin() != wanted) {
         tracing::info!("origin {id} is set to {what} by the operator");
     }
-    let document = row(pool, origin, &admin.checker.checks(), now).to_string();
-    text(StatusCode::OK, "application/json", document)
+    admin.shared.live.set_admin(&OriginId::new(id), wanted, now);
+    let checks = admin.checker.checks();
+    let rows: Vec<Value> = meant.into_iter().map(|(pool, origin)| row(pool, origin, &checks, now)).collect();
+    text(StatusCode::OK, "application/json", json!({ "origins": rows }).to_string())
 }
 
 fn row(pool: &str, origin: &Origin, checks: &Checks, now: Timestamp) -> Value {

@@ -47,7 +47,7 @@ pub struct Gateway {
 
 #[derive(Args)]
 pub struct One {
-    /// The origin's id
+    /// The origin's id; of one that has a name, ID@ADDRESS means that address alone
     id: String,
     #[command(flatten)]
     gateway: Gateway,
@@ -89,8 +89,8 @@ pub fn run(command: &Origin) -> Result<(), Failure> {
         match command {
             Origin::List(_) => print!("{}", table(&origins(&admin).await?)),
             Origin::Drain(drain) => return drain_until_empty(&admin, &drain.one.id, drain.wait).await,
-            Origin::Maintenance(one) => say(&set(&admin, &one.id, "maintenance").await?),
-            Origin::Ready(one) => say(&set(&admin, &one.id, "ready").await?),
+            Origin::Maintenance(one) => set(&admin, &one.id, "maintenance").await?,
+            Origin::Ready(one) => set(&admin, &one.id, "ready").await?,
         }
         Ok(())
     })
@@ -98,14 +98,13 @@ pub fn run(command: &Origin) -> Result<(), Failure> {
 
 async fn drain_until_empty(admin: &AdminSide, id: &str, wait: Millis) -> Result<(), Failure> {
     let began = Instant::now();
-    say(&set(admin, id, "drain").await?);
+    set(admin, id, "drain").await?;
     if wait == Millis::ZERO {
         return Ok(());
     }
     loop {
-        let rows = origins(admin).await?;
         // One that is gone from the configuration gets nothing either.
-        let in_flight = rows.iter().find(|row| row["id"] == id).and_then(|row| row["in_flight"].as_u64()).unwrap_or(0);
+        let in_flight = in_flight_at(&origins(admin).await?, id);
         if in_flight == 0 {
             println!("{id} is empty");
             return Ok(());
@@ -117,16 +116,31 @@ async fn drain_until_empty(admin: &AdminSide, id: &str, wait: Millis) -> Result<
     }
 }
 
-async fn set(admin: &AdminSide, id: &str, what: &str) -> Result<Value, Failure> {
-    let named = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+/// Requests at an origin: at all its addresses, or at the one that is meant.
+fn in_flight_at(rows: &[Value], id: &str) -> u64 {
+    let is_meant = |row: &&Value| {
+        let of = row["id"].as_str().unwrap_or_default();
+        of == id || of.split_once('@').is_some_and(|(configured, _)| configured == id)
+    };
+    rows.iter().filter(is_meant).filter_map(|row| row["in_flight"].as_u64()).sum()
+}
+
+async fn set(admin: &AdminSide, id: &str, what: &str) -> Result<(), Failure> {
+    let named = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@:".contains(&b));
     if !named {
-        return Err(format!("ID: found {id:?}, allowed: an origin's id, of letters, digits and -_.").into());
+        let allowed = "an origin's id, of letters, digits and -_., or ID@ADDRESS for one address of its name";
+        return Err(format!("ID: found {id:?}, allowed: {allowed}").into());
     }
-    call(admin, Method::POST, &format!("/origins/{id}/{what}")).await
+    let document = call(admin, Method::POST, &format!("/origins/{id}/{what}")).await?;
+    rows_of(admin, &document)?.iter().for_each(say);
+    Ok(())
 }
 
 async fn origins(admin: &AdminSide) -> Result<Vec<Value>, Failure> {
-    let document = call(admin, Method::GET, "/origins").await?;
+    rows_of(admin, &call(admin, Method::GET, "/origins").await?)
+}
+
+fn rows_of(admin: &AdminSide, document: &Value) -> Result<Vec<Value>, Failure> {
     let rows = document["origins"].as_array().cloned();
     rows.ok_or_else(|| format!("{} has no list of origins: is it an edgekeep?", admin.at).into())
 }
@@ -205,6 +219,13 @@ mod tests {
         assert_eq!(wait("drain a --config a.toml --wait 1500ms"), Millis(1500));
         let refused = typed("drain a --config a.toml --wait 5").err().unwrap().to_string();
         assert!(refused.contains("a duration such as"), "{refused}");
+    }
+
+    #[test]
+    fn an_origin_is_empty_when_all_its_addresses_are() {
+        let row = |id: &str, in_flight: u64| json!({ "id": id, "in_flight": in_flight });
+        let rows = [row("a@10.0.0.1", 1), row("a@2001:db8::1", 2), row("ab", 4), row("b", 8)];
+        assert_eq!(["a", "a@2001:db8::1", "ab", "b", "gone"].map(|id| in_flight_at(&rows, id)), [3, 2, 4, 8, 0]);
     }
 
     #[test]

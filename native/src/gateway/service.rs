@@ -262,11 +262,14 @@ impl Drive<'_> {
                     self.event(|exchange, cx| exchange.body(body, cx))
                 }
                 Step::LoadMap { min_epoch, until } => {
+                    // The origin that sent it away has nothing of it meanwhile.
+                    self.answer = None;
+                    self.ending.give_back();
                     let rules = Box::pin(self.newer_map(min_epoch, until)).await;
                     self.event(|exchange, cx| exchange.map(rules, cx))
                 }
-                Step::Queue { list, until, room } => {
-                    if Box::pin(self.wait_in_line(list, until, room)).await {
+                Step::Queue { list, until, room, picky } => {
+                    if Box::pin(self.wait_in_line(list, until, room, picky)).await {
                         self.event(Exchange::ready)
                     } else {
                         self.event(Exchange::timed_out)
@@ -288,10 +291,15 @@ impl Drive<'_> {
     }
 
     /// Whether there may be a place before the time is up. Whoever looked in vain keeps standing where it stands.
-    async fn wait_in_line(&mut self, list: usize, until: Timestamp, room: usize) -> bool {
+    async fn wait_in_line(&mut self, list: usize, until: Timestamp, room: usize, picky: bool) -> bool {
         let line = self.ending.exchange.rules().line(list);
         let place = match self.place.take().filter(|place| place.is_in(line)) {
-            Some(place) => place,
+            Some(place) => {
+                if picky {
+                    place.pass_on();
+                }
+                place
+            }
             None => match line.join(room) {
                 Some(place) => place,
                 None => return false,
@@ -304,9 +312,10 @@ impl Drive<'_> {
             if rest == Millis::ZERO {
                 return false;
             }
-            // An origin that comes back makes places too, and calls nobody.
+            // An origin that comes back makes places too, and calls nobody. The others are called when they are the first.
+            let patience = if place.is_first() { span(rest).min(LINE_LOOK) } else { span(rest) };
             let called = std::pin::pin!(std::future::poll_fn(|cx| place.poll_called(cx)));
-            match deadlines.within(span(rest).min(LINE_LOOK), called).await {
+            match deadlines.within(patience, called).await {
                 Ok(()) => return true,
                 Err(Elapsed) if place.is_first() => return true,
                 Err(Elapsed) => {}
@@ -330,6 +339,7 @@ impl Drive<'_> {
     async fn forward(&mut self, mut plan: Box<Plan>) -> Step {
         self.answer = None;
         self.place = None;
+        self.ending.give_back();
         self.ending.lease = match plan.to {
             Destination::Origin { pool, .. } => plan.lease.take().map(|lease| (pool, lease)),
             Destination::Authority => None,

@@ -19,7 +19,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(1500);
 const TAKEN_IN: usize = 2 * (PLACES + QUEUE_MAX);
 
 static OWN: Own = Own {
-    recorders: 4,
+    recorders: 6,
     server: "",
     balance: "queue_max = 3\nqueue_timeout = \"1500ms\"",
     sticky: "",
@@ -71,6 +71,18 @@ origins = [
 path = "/narrow3/{rest..}"
 auth = "none"
 shard = "shard_2023_4"
+
+[[pools]]
+shard = "shard_2023_5"
+origins = [
+  { id = "narrow-4a", url = "http://127.0.0.1:<4>", max_connections = 1 },
+  { id = "wide-4b", url = "http://127.0.0.1:<5>" },
+]
+
+[[routes]]
+path = "/lopsided/{rest..}"
+auth = "none"
+shard = "shard_2023_5"
 "#,
     native: "",
 };
@@ -86,6 +98,10 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("who_came_first_is_served_first", who_came_first_is_served_first),
         scenario("who_waits_too_long_gets_503", who_waits_too_long_gets_503),
         scenario("who_leaves_the_queue_makes_room_in_it", who_leaves_the_queue_makes_room_in_it),
+        scenario(
+            "a_retry_that_waits_holds_up_nobody_for_where_it_was_already",
+            a_retry_that_waits_holds_up_nobody_for_where_it_was_already,
+        ),
     ]
 }
 
@@ -229,4 +245,38 @@ fn who_leaves_the_queue_makes_room_in_it(d: &Deployment) -> Result<()> {
     })?;
     ensure!(busy.served.lock().unwrap_or_else(|e| e.into_inner()).len() == 2 * PLACES, "who left was not sent on");
     Ok(())
+}
+
+fn a_retry_that_waits_holds_up_nobody_for_where_it_was_already(d: &Deployment) -> Result<()> {
+    let busy = Busy::default();
+    let (narrow, script) = (d.recorder(4)?, busy.clone());
+    narrow.on("/lopsided/held", move |visit: &mut Visit| script.serve(visit));
+    narrow.on("/lopsided/once", |visit| visit.answer(200, b"narrow"));
+    d.recorder(5)?.on("/lopsided/once", |visit| {
+        visit.body();
+        Then::Reset
+    });
+    std::thread::scope(|scope| {
+        // Until one of them is at the narrow origin, which has no place left then.
+        let held: Vec<_> = (0..4).map(|_| scope.spawn(|| d.get("/lopsided/held").send())).collect();
+        let full = busy.holds(1);
+        let retry = scope.spawn(|| d.get("/lopsided/once").send());
+        let others = full.and_then(|()| waits(d, 4, 1)).and_then(|()| {
+            let began = Instant::now();
+            for _ in 0..5 {
+                d.get("/lopsided/other").send()?.expect(200)?;
+            }
+            Ok(began.elapsed())
+        });
+        busy.all_go();
+        for one in held {
+            one.join().map_err(|_| anyhow::anyhow!("a client panicked"))??.expect(200)?;
+        }
+        let retried = retry.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        let others = others?;
+        println!("five requests beside a retry that waits: {others:?}");
+        ensure!(others < QUEUE_TIMEOUT / 2, "held up for {others:?}");
+        ensure!(retried.expect(200)?.text() == "narrow", "the retry did not get its place");
+        Ok(())
+    })
 }

@@ -25,6 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_name_that_is_not_found_keeps_what_it_had,
         a_client_stays_with_its_address_while_there_is_one,
         a_reload_forgets_no_address,
+        an_origin_is_drained_with_all_its_addresses,
     ];
     // A store has no part in it.
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
@@ -153,4 +154,36 @@ fn a_reload_forgets_no_address(_: &Deployment) -> Result<()> {
         let answer = gateway.get("/x").send()?;
         Ok(answer.status == 200 && name_of(&answer.text()) == "three")
     })
+}
+
+fn an_origin_is_drained_with_all_its_addresses(_: &Deployment) -> Result<()> {
+    let World { gateway, dns, .. } = start(&[ONE, TWO])?;
+    let set_to = |word: &str| -> Result<Vec<String>> {
+        let (status, said) = gateway.origin(&["list"])?;
+        ensure!(status == 0, "{said}");
+        let lines = said.lines().filter(|line| line.contains(&format!("  {word}  ")));
+        Ok(lines.filter_map(|line| Some(line.split_whitespace().nth(1)?.to_owned())).collect())
+    };
+    let mut open = gateway.get("/ws").header("connection", "upgrade").header("upgrade", "echo").open()?;
+    open.echoes(b"before")?;
+    let busy = gateway.origin(&["drain", "a", "--wait", "1ms"])?;
+    ensure!(busy.0 == 3 && busy.1.contains("a has 1 requests in flight"), "{busy:?}");
+    ensure!(set_to("drain")? == [format!("a@{ONE}"), format!("a@{TWO}")]);
+    gateway.get("/x").send()?.problem(503, "no_origin")?;
+    // Nor does an address that comes later get anything.
+    dns.set(NAME, &[ONE, TWO, THREE]);
+    eventually("the third address", PATIENCE, || Ok(set_to("drain")?.len() == 3))?;
+    drop(open);
+    let empty = gateway.origin(&["drain", "a"])?;
+    ensure!(empty.0 == 0 && empty.1.contains("a is empty"), "{empty:?}");
+    // One address by itself.
+    let one = gateway.origin(&["ready", &format!("a@{ONE}")])?;
+    ensure!(one.0 == 0 && one.1.starts_with(&format!("a@{ONE} is set to ready; state up")), "{one:?}");
+    ensure!(who(&gateway)? == names(&["one"]));
+    let all = gateway.origin(&["ready", "a"])?;
+    ensure!(all.0 == 0 && all.1.lines().count() == 3, "{all:?}");
+    ensure!(who(&gateway)? == names(&["one", "two", "three"]));
+    let unknown = gateway.origin(&["drain", "b"])?;
+    ensure!(unknown.0 == 1 && unknown.1.contains("no origin has the id \"b\"; there are a"), "{unknown:?}");
+    Ok(())
 }

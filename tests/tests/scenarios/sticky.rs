@@ -1,19 +1,49 @@
-//! The sticky cookie in every case of DESIGN §8 but draining, which needs the admin side.
+//! The sticky cookie in every case of DESIGN §8 but draining, which needs the admin side (`health::`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Answer, Deployment, Recorder, Request, Then, eventually};
+use edgekeep_tests::{Answer, Deployment, Kind, Own, Recorder, Request, Setup, Then, eventually};
 
 use crate::scenario::Scenario;
 use crate::wire::{STICKY_SECONDS, at};
 
 const STICKY: &str = "DAB_ROUTE";
 
+/// What is found in the file: the origin that goes.
+const GOES: &str = "leaves-a";
+const DAY: u64 = 86_400;
+
+static OWN: Own = Own {
+    recorders: 2,
+    server: "",
+    balance: "",
+    sticky: "",
+    text: r#"
+[[pools]]
+shard = "shard_2023_1"
+origins = [
+  { id = "leaves-a", url = "http://127.0.0.1:<0>" },
+  { id = "leaves-b", url = "http://127.0.0.1:<1>" },
+]
+
+[[routes]]
+path = "/leaves/{rest..}"
+auth = "none"
+shard = "shard_2023_1"
+"#,
+    native: "",
+};
+
 pub fn scenarios() -> Vec<Scenario> {
-    crate::wire![scenario:
+    let setup = Setup { own: Some(&OWN), ..Setup::default() };
+    let name = "a_cookie_whose_origin_is_gone_is_replaced";
+    let mut all =
+        vec![Scenario::alone(name, setup, a_cookie_whose_origin_is_gone_is_replaced).except(Kind::NativeRedis)];
+    all.extend(crate::wire![scenario:
         a_followed_cookie_is_not_written_again,
         forged_cookies_and_those_of_other_pools_are_replaced,
         an_expired_cookie_is_replaced,
@@ -21,7 +51,8 @@ pub fn scenarios() -> Vec<Scenario> {
         a_cookie_whose_origin_is_full_stays_as_it_is,
         nobody_gets_a_cookie_when_all_are_down,
         after_a_retry_the_cookie_names_who_answered,
-    ]
+    ]);
+    all
 }
 
 /// An origin that says who it is.
@@ -35,8 +66,13 @@ fn with_cookie(request: Request, value: &str) -> Request {
 
 /// Its cookie, whoever it names.
 fn cookie(answer: &Answer) -> Result<String> {
+    lasting(answer, STICKY_SECONDS)
+}
+
+fn lasting(answer: &Answer, seconds: u64) -> Result<String> {
+    let max_age = format!("Max-Age={seconds}");
     let (value, attributes) = answer.set_cookie(STICKY).with_context(|| format!("no {STICKY}: {answer}"))?;
-    for attribute in ["HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=3"] {
+    for attribute in ["HttpOnly", "Secure", "SameSite=Lax", "Path=/", &max_age] {
         ensure!(attributes.split("; ").any(|a| a == attribute), "{STICKY} without {attribute}: {attributes}");
     }
     Ok(value)
@@ -194,6 +230,35 @@ fn after_a_retry_the_cookie_names_who_answered(d: &Deployment) -> Result<()> {
         let named = cookie(&answer)?;
         let followed = with_cookie(d.get("/late/who"), &named).send()?.expect(200)?;
         ensure!(followed.text() == answer.text(), "the cookie of {answer} leads to {followed}");
+    }
+    Ok(())
+}
+
+fn a_cookie_whose_origin_is_gone_is_replaced(d: &Deployment) -> Result<()> {
+    names_itself(d.recorder(0)?, "/leaves/who", "a");
+    names_itself(d.recorder(1)?, "/leaves/who", "b");
+    let mut cookies = HashMap::new();
+    for _ in 0..4 {
+        let answer = d.get("/leaves/who").send()?.expect(200)?;
+        cookies.insert(answer.text(), lasting(&answer, DAY)?);
+    }
+    let [of_a, of_b] = ["a", "b"].map(|name| cookies.get(name).context("an origin that nobody reaches"));
+    let with = |value: &str| with_cookie(d.get("/leaves/who"), value).send()?.expect(200);
+    d.change_configuration(|text| {
+        text.lines().filter(|line| !line.contains(GOES)).map(|line| line.to_owned() + "\n").collect()
+    })?;
+    if d.kind.is_native() {
+        d.reload()?;
+    } else {
+        d.deploy_worker_again()?;
+    }
+    let answer = with(of_a?)?;
+    ensure!(answer.text() == "b", "{answer}");
+    let replaced = lasting(&answer, DAY)?;
+    // Those that name who stayed are as good as before.
+    for value in [&replaced, of_b?] {
+        let answer = with(value)?;
+        ensure!(answer.text() == "b" && answer.set_cookie(STICKY).is_none(), "{answer}");
     }
     Ok(())
 }

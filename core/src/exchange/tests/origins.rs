@@ -191,6 +191,34 @@ fn when_all_checks_fail_the_policy_decides() {
     }
 }
 
+#[wasm_bindgen_test(unsupported = test)]
+fn a_fallback_pool_gives_what_it_has() {
+    let origin = |id: &str| json!({ "id": id, "url": "http://10.1.0.9:9001" });
+    let pools = json!([
+        { "shard": "shard_0", "origins": [origin("a")] },
+        { "shard": "shard_1", "origins": [origin("c")] },
+        { "name": "spare", "origins": [origin("x"), origin("y"), origin("z")] },
+    ]);
+    let mut world = World::with(json!({ "balance": { "on_no_healthy": { "pool": "spare" } }, "pools": pools }));
+    let login = world.log_in("7");
+    let asked = |world: &mut World| {
+        let answer = world.run(get("/feed").bearer(&login.access));
+        (answer.status, answer.forwarded.first().map(|plan| plan.to.clone()))
+    };
+    for down in ["a", "x", "y"] {
+        world.origin(down).state.set_check(Check::Down, world.now);
+    }
+    assert_eq!(asked(&mut world).0, 200, "one of three is up");
+    world.origin("z").state.set_check(Check::Down, world.now);
+    assert_eq!(asked(&mut world).0, 200, "its checks may be wrong");
+    for origin in ["x", "y", "z"] {
+        world.origin(origin).state.refused(world.now);
+        world.script(origin, Does::Fail(FailedStage::Connect));
+    }
+    let (status, tried) = asked(&mut world);
+    assert!(status == 502 && tried.is_some(), "{status} {tried:?}");
+}
+
 fn one_place() -> (World, Login) {
     let pools = json!([
         { "shard": "shard_0", "origins": [{ "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 1 }] },
@@ -209,6 +237,60 @@ fn a_full_origin_is_queued_for_until_a_place_is_free() {
     let answer = world.run(get("/token/x").bearer(&login.access));
     assert_eq!((answer.status, &answer.steps), (200, &vec!["queue", "forward", "respond"]));
     assert_eq!((answer.queued_for, world.origin("a").state.in_flight()), (vec![0], 0), "and its place is given back");
+}
+
+/// Drives a request to the queue; whether those behind it may look.
+fn is_picky(world: &mut World, request: Request) -> bool {
+    let mut running = world.start(request);
+    loop {
+        match running.step {
+            Some(Step::Queue { picky, .. }) => return picky,
+            _ => assert!(world.advance(&mut running).is_none(), "it did not have to wait"),
+        }
+    }
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_retry_that_waits_leaves_to_others_where_it_was_already() {
+    let pools = json!([
+        { "shard": "shard_0", "origins": [
+            { "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 1 },
+            { "id": "b", "url": "http://10.1.0.2:9001" },
+        ] },
+        { "shard": "shard_1", "origins": [{ "id": "c", "url": "http://10.1.0.3:9001" }] },
+    ]);
+    let mut world = World::with(json!({ "pools": pools }));
+    let login = world.log_in("7");
+    world.taken.push(world.origin("a").lease().unwrap());
+    world.script("b", Does::Fail(FailedStage::Sent));
+    assert!(is_picky(&mut world, get("/token/x").bearer(&login.access)));
+    let (mut world, login) = one_place();
+    assert!(!is_picky(&mut world, get("/token/x").bearer(&login.access)));
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn the_only_origin_is_asked_once_more_also_from_the_queue() {
+    for stage in [FailedStage::Sent, FailedStage::Unsent] {
+        let over = json!({ "pools": [
+            { "shard": "shard_0", "origins": [{ "id": "a", "url": "http://10.1.0.1:9001", "max_connections": 2 }] },
+            { "shard": "shard_1", "origins": [{ "id": "c", "url": "http://10.1.0.3:9001" }] },
+        ] });
+        let mut world = World::with(over);
+        let login = world.log_in("7");
+        world.script("a", Does::Fail(stage));
+        world.queue.push_back(true);
+        let mut running = world.start(get("/token/x").bearer(&login.access));
+        // Meanwhile others wait, and a retry passes nobody.
+        let waiting = world.rules.line(0).join(9);
+        let answer = loop {
+            if let Some(answer) = world.advance(&mut running) {
+                break answer;
+            }
+        };
+        assert_eq!((answer.status, answer.asked()), (200, vec!["a", "a"]), "{stage:?}");
+        assert_eq!(answer.queued_for, [0]);
+        drop(waiting);
+    }
 }
 
 #[wasm_bindgen_test(unsupported = test)]

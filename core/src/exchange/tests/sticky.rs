@@ -64,6 +64,43 @@ fn an_origin_that_drains_keeps_its_clients() {
 }
 
 #[wasm_bindgen_test(unsupported = test)]
+fn where_others_wait_nobody_passes_them_but_the_client_of_an_origin_that_drains() {
+    let (mut world, login) = sticky();
+    let first = visit(&mut world, &login, None);
+    let (cookie, origin) = (value(&first).unwrap(), first.seen().to.clone());
+    let waiting = world.rules.line(0).join(9).unwrap();
+    world.queue.push_back(true);
+    let polite = visit(&mut world, &login, Some(&cookie));
+    assert_eq!((polite.queued_for.len(), polite.asked(), value(&polite)), (1, vec![origin.as_str()], None));
+    // Whoever waits is not let in there, so its clients have nothing to wait for.
+    world.origin(&origin).state.set_admin(Admin::Drain, world.now);
+    let at_home = visit(&mut world, &login, Some(&cookie));
+    assert_eq!((at_home.status, at_home.queued_for.len(), at_home.asked()), (200, 0, vec![origin.as_str()]));
+    drop(waiting);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn clients_that_stay_do_not_disturb_the_shares_of_those_who_come() {
+    let origins: Vec<Value> = (1..=4)
+        .map(|weight| json!({ "id": format!("o{weight}"), "url": "http://10.1.0.1:9001", "weight": weight }))
+        .collect();
+    let other = json!({ "shard": "shard_1", "origins": [{ "id": "c", "url": "http://10.1.0.3:9001" }] });
+    let pools = json!([{ "shard": "shard_0", "origins": origins }, other]);
+    let mut world = World::with(json!({ "pools": pools, "balance": { "sticky": { "enabled": true } } }));
+    let login = world.log_in("7");
+    let cookie = value(&visit(&mut world, &login, None)).unwrap();
+    // To the end of the round.
+    (0..9).for_each(|_| drop(visit(&mut world, &login, None)));
+    let mut shares = BTreeMap::new();
+    for _ in 0..40 {
+        visit(&mut world, &login, Some(&cookie));
+        visit(&mut world, &login, Some(&cookie));
+        *shares.entry(visit(&mut world, &login, None).seen().to.clone()).or_insert(0) += 1;
+    }
+    assert_eq!(shares.into_values().collect::<Vec<_>>(), [4, 8, 12, 16]);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
 fn when_its_origin_is_down_another_is_picked_and_the_cookie_rewritten() {
     let (mut world, login) = sticky();
     let first = visit(&mut world, &login, None);
