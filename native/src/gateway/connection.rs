@@ -124,15 +124,19 @@ type Ended = Result<(), Box<dyn std::error::Error>>;
 
 async fn plain(worker: &Rc<Worker>, stream: TcpStream, peer: Peer, bounds: Bounds) -> Ended {
     let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
-    let is_http2 = tokio::select! {
+    match begins_http2(worker, &mut socket).await? {
+        Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
+        Some(false) => Box::pin(http1(worker, socket, activity, peer, bounds)).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether the first bytes are those of HTTP/2; none when this core has drained meanwhile for as long as it may be idle.
+async fn begins_http2<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut Socket<S>) -> std::io::Result<Option<bool>> {
+    tokio::select! {
         biased;
-        begun = socket.begins_http2() => begun?,
-        () = worker.until_lingered() => return Ok(()),
-    };
-    if is_http2 {
-        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
-    } else {
-        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+        begun = socket.begins_http2() => begun.map(Some),
+        () = worker.until_lingered() => Ok(None),
     }
 }
 
@@ -150,12 +154,16 @@ async fn encrypted(
         () = worker.until_lingered() => return Ok(()),
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
+    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
     let peer = Peer { secure: true, ..peer };
-    if is_http2 {
-        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
-    } else {
-        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+    if !is_http2 {
+        return Box::pin(http1(worker, socket, activity, peer, bounds)).await;
+    }
+    // Whoever agreed to HTTP/2 begins it in the time of a head, for which hyper would wait for ever. Other first bytes
+    // are hyper's to refuse.
+    match begins_http2(worker, &mut socket).await? {
+        Some(_) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
+        None => Ok(()),
     }
 }
 

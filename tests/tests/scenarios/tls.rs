@@ -24,6 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_new_certificate_is_taken_while_connections_go_on,
         sessions_are_resumed_also_after_a_reload,
         a_handshake_that_does_not_end_is_ended,
+        who_agrees_to_http2_and_says_nothing_is_not_waited_for,
         a_certificate_that_cannot_be_used_is_named,
         tls_is_not_switched_off_while_it_runs,
     ];
@@ -157,6 +158,27 @@ fn a_handshake_that_does_not_end_is_ended(_: &Deployment) -> Result<()> {
             other => anyhow::bail!("{other:?} after {:?}", begun.elapsed()),
         }
         ensure!(begun.elapsed() >= Duration::from_millis(800), "ended after {:?}", begun.elapsed());
+    }
+    Ok(())
+}
+
+fn who_agrees_to_http2_and_says_nothing_is_not_waited_for(_: &Deployment) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificates = Certificates::make(folder.path())?;
+    let (server, rest) = (format!("{TLS}\nidle_timeout = \"1s\""), pools(&Origin::named("a")?));
+    let gateway = Gateway::start(folder, Written { server: &server, rest: &rest })?;
+    // Nothing, and half of what HTTP/2 begins with.
+    for sent in [&b""[..], b"PRI * HT"] {
+        let mut stream = connect(&client(&certificates.authority(), &["h2"])?, gateway.entry)?;
+        stream.write_all(sent)?;
+        stream.flush()?;
+        stream.sock.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let begun = Instant::now();
+        // Its own settings may come before.
+        let ended = stream.read_to_end(&mut Vec::new());
+        let waits = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        ensure!(!ended.as_ref().is_err_and(waits), "still open after {:?}", begun.elapsed());
+        ensure!(begun.elapsed() >= Duration::from_millis(800), "{ended:?} after {:?}", begun.elapsed());
     }
     Ok(())
 }
