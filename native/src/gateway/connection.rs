@@ -106,17 +106,18 @@ enum Introduced {
     ByStranger,
 }
 
-/// What the proxy says; none when this core drains meanwhile.
+/// What the proxy says; none when this core has drained meanwhile for as long as it may be idle.
 async fn introduction(
     worker: &Worker,
     stream: &mut TcpStream,
     bounds: Bounds,
 ) -> Result<Option<Proxied>, Box<dyn std::error::Error>> {
     tokio::select! {
+        biased;
         read = tokio::time::timeout(bounds.header_timeout, proxy_protocol::read(stream)) => {
             Ok(Some(read.map_err(|_| "the PROXY header took longer than server.header_timeout")??))
         }
-        () = worker.until_draining() => Ok(None),
+        () = worker.until_lingered() => Ok(None),
     }
 }
 
