@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::clock::Tick;
 use super::http2;
 use super::joined::Joined;
 use super::proxy_protocol::{self, Proxied};
@@ -27,8 +26,6 @@ use crate::tls::HTTP_2;
 
 /// hyper's own smallest buffer.
 const SMALLEST_BUFFER: usize = 8192;
-/// How often a connection of a draining core is looked at.
-const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// What the configuration allowed a connection when it was accepted.
 #[derive(Clone, Copy)]
@@ -195,13 +192,15 @@ where
         () = worker.until_draining() => {}
     }
     // From now on each answer is the last of its connection. One that stays idle gets none.
-    let (begun, linger) = (Tick::now(), worker.linger().unwrap_or_default());
-    while begun.elapsed() < linger || !activity.is_idle_for(linger) {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return Ok(ended?),
-            () = tokio::time::sleep(LINGER_LOOK) => {}
-        }
+    let linger = worker.linger().unwrap_or_default();
+    let idle = async {
+        tokio::time::sleep(linger).await;
+        activity.idle_for(linger).await;
+    };
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return Ok(ended?),
+        () = idle => {}
     }
     connection.as_mut().graceful_shutdown();
     Ok(connection.await?)

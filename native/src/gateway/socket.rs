@@ -110,11 +110,6 @@ impl Activity {
         }
     }
 
-    /// No byte of a next head for so long.
-    pub fn is_idle_for(&self, span: Duration) -> bool {
-        matches!(self.doing(), Doing::Idle(since) if since.elapsed() >= span)
-    }
-
     fn note(&self, kind: u64) {
         self.state.note(self.since, kind);
     }
