@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::http2;
 use super::joined::Joined;
+use super::patience::Patience;
 use super::proxy_protocol::{self, Proxied};
 use super::service::serve;
 use super::socket::{Activity, Socket};
@@ -74,6 +75,7 @@ pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
         }
     }
     let acceptor = worker.certificates.load().clients().cloned();
+    let stream = Patience::new(stream, bounds.idle_timeout);
     let ended = match acceptor {
         None => plain(&worker, stream, peer, bounds).await,
         // In a box, as the other ones below: what waits for its first byte is small.
@@ -120,7 +122,7 @@ async fn introduction(
 
 type Ended = Result<(), Box<dyn std::error::Error>>;
 
-async fn plain(worker: &Rc<Worker>, stream: TcpStream, peer: Peer, bounds: Bounds) -> Ended {
+async fn plain(worker: &Rc<Worker>, stream: Patience<TcpStream>, peer: Peer, bounds: Bounds) -> Ended {
     let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
     match begins_http2(worker, &mut socket).await? {
         Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
@@ -141,7 +143,7 @@ async fn begins_http2<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut Socket
 async fn encrypted(
     worker: &Rc<Worker>,
     acceptor: &tokio_rustls::TlsAcceptor,
-    stream: TcpStream,
+    stream: Patience<TcpStream>,
     peer: Peer,
     bounds: Bounds,
 ) -> Ended {

@@ -87,6 +87,11 @@ impl Ending {
         }
     }
 
+    /// A piece of the answer was handed on, or its origin has none yet.
+    pub fn handed(&self, is_handed: bool) {
+        self.activity.handed(is_handed);
+    }
+
     /// It goes on in another task, this one.
     fn moved(&self, waker: &Waker) {
         self.goes_on(waker);
