@@ -360,7 +360,6 @@ impl Drive<'_> {
         let Some(endpoint) = endpoint else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
         let url = &endpoint.url;
-        let request = self.request(plan, &rules, url);
         let mut sender = match self.ending.worker.origins.take(endpoint) {
             Some(sender) => sender,
             None => match self.connect(endpoint, connect_timeout).await {
@@ -371,6 +370,8 @@ impl Drive<'_> {
                 }
             },
         };
+        // The origin's time begins with it, and not while there is no connection.
+        let request = self.request(plan, &rules, url);
         let mut sending = std::pin::pin!(sender.try_send_request(request));
         let mut wait = response_timeout.min(GOES_ON);
         // The origin's time begins when it has the whole request; until then each piece has that time.
