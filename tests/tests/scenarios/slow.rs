@@ -55,12 +55,7 @@ fn start(tls: &str) -> Result<(Gateway, Certificates, Arc<AtomicUsize>)> {
     let folder = tempfile::tempdir()?;
     let certificates = Certificates::make(folder.path())?;
     let server = format!("idle_timeout = \"{}ms\"\n{tls}", PATIENCE.as_millis());
-    let rest = format!(
-        "[[pools]]\nshard = \"shard_0\"\norigins = [{{ id = \"a\", url = \"http://{}\" }}]\n\n\
-         [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
-        origin.address
-    );
-    Ok((Gateway::start(folder, Written { server: &server, rest: &rest })?, certificates, sending))
+    Ok((Gateway::start(folder, Written { server: &server, rest: &origin.open_to_all() })?, certificates, sending))
 }
 
 /// The answer has begun and nobody takes it: it ends, not before its time, and holds nothing any more.
