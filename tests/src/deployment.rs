@@ -347,8 +347,14 @@ impl Deployment {
 
     /// Starts a successor that takes over from the gateway, and waits until this has ended and that one serves.
     pub fn hand_over(&self) -> Result<()> {
+        self.hand_over_while(|_| Ok(()))
+    }
+
+    /// The same; what is to happen meanwhile gets the successor's process.
+    pub fn hand_over_while(&self, meanwhile: impl FnOnce(u32) -> Result<()>) -> Result<()> {
         let mut command = self.serve("edgekeep.toml")?;
         let mut successor = Program::start("the successor", command.arg("--takeover"), &self.log("gateway"), None)?;
+        meanwhile(successor.id())?;
         let mut old = lock(&self.gateway).take().context("the gateway does not run")?;
         let ended = old.ended(PATIENCE)?;
         ensure!(ended.success(), "the old gateway ended with {ended}");

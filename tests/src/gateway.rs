@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -47,15 +47,29 @@ impl Gateway {
         let (clients, admin) = (local(Ports::free()?), local(Ports::free()?));
         let (file, log) = (folder.path().join("edgekeep.toml"), folder.path().join("gateway.log"));
         fs::write(&file, text(clients, admin, written))?;
-        let mut command = Command::new(gateway_binary()?);
-        command.args(["serve", "--config"]).arg(&file);
-        command.env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN).env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN);
-        let mut program = Program::start("the gateway", &mut command, &log, None)?;
+        let mut program = Program::start("the gateway", &mut serve(&file)?, &log, None)?;
         let entry = |address| Entry { address, behind_platform: false };
         let (entry, admin) = (entry(clients), entry(admin));
-        let ready = || Request::new(admin, "GET", "/readyz").send().is_ok_and(|answer| answer.status == 200);
-        program.wait_until(PATIENCE, ready)?;
+        program.wait_until(PATIENCE, || is_ready(admin))?;
         Ok(Gateway { program, entry, admin, file, log, folder })
+    }
+
+    /// Starts a successor that takes over, and waits until this has ended and that one serves.
+    pub fn hand_over(&mut self) -> Result<()> {
+        let mut successor = Program::start("the successor", serve(&self.file)?.arg("--takeover"), &self.log, None)?;
+        let ended = self.program.ended(PATIENCE)?;
+        ensure!(ended.success(), "the old gateway ended with {ended}");
+        let admin = self.admin;
+        successor.wait_until(PATIENCE, || is_ready(admin))?;
+        self.program = successor;
+        Ok(())
+    }
+
+    /// What a successor says that cannot take over.
+    pub fn failed_handover(&self) -> Result<String> {
+        let ended = serve(&self.file)?.arg("--takeover").output()?;
+        ensure!(!ended.status.success(), "it took over");
+        Ok(String::from_utf8_lossy(&ended.stderr).into_owned())
     }
 
     /// Writes its file anew and asks it to read that.
@@ -103,6 +117,17 @@ impl Gateway {
     }
 }
 
+fn serve(file: &Path) -> Result<Command> {
+    let mut command = Command::new(gateway_binary()?);
+    command.args(["serve", "--config"]).arg(file);
+    command.env("EDGEKEEP_SERVICE_TOKEN", SERVICE_TOKEN).env("EDGEKEEP_ADMIN_TOKEN", ADMIN_TOKEN);
+    Ok(command)
+}
+
+fn is_ready(admin: Entry) -> bool {
+    Request::new(admin, "GET", "/readyz").send().is_ok_and(|answer| answer.status == 200)
+}
+
 fn text(clients: SocketAddr, admin: SocketAddr, written: Written<'_>) -> String {
     let Written { server, rest } = written;
     format!(
@@ -137,6 +162,15 @@ impl Origin {
             }
         });
         Ok(Origin { address })
+    }
+
+    /// A pool of this origin alone, and a route to it that is open to everybody.
+    pub fn open_to_all(&self) -> String {
+        format!(
+            "[[pools]]\nshard = \"shard_0\"\norigins = [{{ id = \"a\", url = \"http://{}\" }}]\n\n\
+             [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
+            self.address
+        )
     }
 
     /// Answers each request with its own name and the request's head.

@@ -42,7 +42,7 @@ pub use dns::Dns;
 pub use forge::{AccessKey, Forged};
 pub use gateway::{Gateway, Origin, Written, answer_heads};
 pub use load::{Figures, Kept, under_load};
-pub use process::{Ports, Program, end_programs_with_us, eventually, holds, tail};
+pub use process::{Ports, Program, end_programs_with_us, eventually, hang_up, holds, tail};
 pub use raw::{Raw, RawAnswer};
 pub use recorder::{Recorder, Recording, Then, Visit};
 pub use redis::{Cluster, RedisOptions, SLOTS, Standalone};

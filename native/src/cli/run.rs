@@ -98,6 +98,13 @@ pub fn run(
         // What is wrong with them is better known while the old one still serves.
         settings.rules(keys.clone(), settings.first_shard_map()?, secrets.clone(), &live)?;
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before a successor waits for its store, which may take as long as the old gateway drains: a SIGHUP in that time is
+    // answered after it, and does not end the process.
+    let mut hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     let (store, predecessor) = store(&settings, &live, predecessor)?;
     let map = settings.shard_map(&store)?;
     let rules = Arc::new(ArcSwap::from_pointee(settings.rules(keys, map, secrets, &live)?));
@@ -107,11 +114,9 @@ pub fn run(
     let (notify, revocations) = notify::channel();
     let shared = Shared { rules, live, certificates, store, notify };
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async move {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hangup = signal(SignalKind::hangup())?;
         let mut names = Names::new(&shared);
         names.resolve().await;
         let gateway = Arc::new(Gateway::start(&shared, &sockets)?);

@@ -8,6 +8,9 @@ use std::time::Duration;
 use edgekeep_core::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+/// How many milliseconds a coarse clock may be behind: a tick of the slowest kernel.
+const BEHIND: u64 = 10;
+
 /// Milliseconds since the epoch.
 pub fn now() -> Timestamp {
     Timestamp(millis(clock_gettime(ClockId::RealtimeCoarse)))
@@ -26,10 +29,10 @@ impl Tick {
         Duration::from_millis(Tick::now().0.saturating_sub(self.0))
     }
 
-    /// So much later, a part of a millisecond counted as a whole one.
+    /// An instant at which so much time has passed for certain, although this one may be behind.
     pub fn after(self, time: Duration) -> Tick {
         let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        Tick(self.0.saturating_add(millis))
+        Tick(self.0.saturating_add(BEHIND).saturating_add(millis))
     }
 }
 
@@ -58,8 +61,8 @@ mod tests {
 
     #[test]
     fn a_later_instant_is_never_too_early() {
-        assert_eq!(Tick(5).after(Duration::from_micros(1)), Tick(6));
-        assert_eq!(Tick(5).after(Duration::from_millis(1)), Tick(6));
+        assert_eq!(Tick(5).after(Duration::from_micros(1)), Tick(5 + BEHIND + 1));
+        assert_eq!(Tick(5).after(Duration::from_millis(1)), Tick(5 + BEHIND + 1));
         assert_eq!(Tick(5).after(Duration::MAX), Tick(u64::MAX));
     }
 }

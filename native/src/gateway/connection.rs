@@ -15,9 +15,9 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::clock::Tick;
 use super::http2;
 use super::joined::Joined;
+use super::patience::Patience;
 use super::proxy_protocol::{self, Proxied};
 use super::service::serve;
 use super::socket::{Activity, Socket};
@@ -27,8 +27,6 @@ use crate::tls::HTTP_2;
 
 /// hyper's own smallest buffer.
 const SMALLEST_BUFFER: usize = 8192;
-/// How often a connection of a draining core is looked at.
-const LINGER_LOOK: Duration = Duration::from_millis(50);
 
 /// What the configuration allowed a connection when it was accepted.
 #[derive(Clone, Copy)]
@@ -77,6 +75,7 @@ pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
         }
     }
     let acceptor = worker.certificates.load().clients().cloned();
+    let stream = Patience::new(stream, bounds.idle_timeout);
     let ended = match acceptor {
         None => plain(&worker, stream, peer, bounds).await,
         // In a box, as the other ones below: what waits for its first byte is small.
@@ -106,40 +105,45 @@ enum Introduced {
     ByStranger,
 }
 
-/// What the proxy says; none when this core drains meanwhile.
+/// What the proxy says; none when this core has drained meanwhile for as long as it may be idle.
 async fn introduction(
     worker: &Worker,
     stream: &mut TcpStream,
     bounds: Bounds,
 ) -> Result<Option<Proxied>, Box<dyn std::error::Error>> {
     tokio::select! {
+        biased;
         read = tokio::time::timeout(bounds.header_timeout, proxy_protocol::read(stream)) => {
             Ok(Some(read.map_err(|_| "the PROXY header took longer than server.header_timeout")??))
         }
-        () = worker.until_draining() => Ok(None),
+        () = worker.until_lingered() => Ok(None),
     }
 }
 
 type Ended = Result<(), Box<dyn std::error::Error>>;
 
-async fn plain(worker: &Rc<Worker>, stream: TcpStream, peer: Peer, bounds: Bounds) -> Ended {
+async fn plain(worker: &Rc<Worker>, stream: Patience<TcpStream>, peer: Peer, bounds: Bounds) -> Ended {
     let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
-    let is_http2 = tokio::select! {
+    match begins_http2(worker, &mut socket).await? {
+        Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
+        Some(false) => Box::pin(http1(worker, socket, activity, peer, bounds)).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether the first bytes are those of HTTP/2; none when this core has drained meanwhile for as long as it may be idle.
+async fn begins_http2<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut Socket<S>) -> std::io::Result<Option<bool>> {
+    tokio::select! {
         biased;
-        begun = socket.begins_http2() => begun?,
-        () = worker.until_lingered() => return Ok(()),
-    };
-    if is_http2 {
-        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
-    } else {
-        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+        begun = socket.begins_http2() => begun.map(Some),
+        () = worker.until_lingered() => Ok(None),
     }
 }
 
 async fn encrypted(
     worker: &Rc<Worker>,
     acceptor: &tokio_rustls::TlsAcceptor,
-    stream: TcpStream,
+    stream: Patience<TcpStream>,
     peer: Peer,
     bounds: Bounds,
 ) -> Ended {
@@ -150,12 +154,16 @@ async fn encrypted(
         () = worker.until_lingered() => return Ok(()),
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
+    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
     let peer = Peer { secure: true, ..peer };
-    if is_http2 {
-        Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await
-    } else {
-        Box::pin(http1(worker, socket, activity, peer, bounds)).await
+    if !is_http2 {
+        return Box::pin(http1(worker, socket, activity, peer, bounds)).await;
+    }
+    // Whoever agreed to HTTP/2 begins it in the time of a head, for which hyper would wait for ever. Other first bytes
+    // are hyper's to refuse.
+    match begins_http2(worker, &mut socket).await? {
+        Some(_) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
+        None => Ok(()),
     }
 }
 
@@ -186,13 +194,15 @@ where
         () = worker.until_draining() => {}
     }
     // From now on each answer is the last of its connection. One that stays idle gets none.
-    let (begun, linger) = (Tick::now(), worker.linger().unwrap_or_default());
-    while begun.elapsed() < linger || !activity.is_idle_for(linger) {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return Ok(ended?),
-            () = tokio::time::sleep(LINGER_LOOK) => {}
-        }
+    let linger = worker.linger().unwrap_or_default();
+    let idle = async {
+        tokio::time::sleep(linger).await;
+        activity.idle_for(linger).await;
+    };
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return Ok(ended?),
+        () = idle => {}
     }
     connection.as_mut().graceful_shutdown();
     Ok(connection.await?)

@@ -2,7 +2,7 @@
 //!
 //! A timer of the runtime's costs a lock, two places in its wheel and two readings of the clock, for a limit that hardly
 //! any request meets. Here a request that waits notes its limit and its waker in a slab; while there are any, the list
-//! is looked through each 10 ms, so a limit is met at most 10 ms late, and a tick of the coarse clock.
+//! is looked through each 10 ms. A limit is never met early; late by that time and what a coarse clock may be behind.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -122,7 +122,7 @@ mod tests {
                     let late = deadlines.within(Duration::from_millis(50), pin!(std::future::pending::<()>())).await;
                     assert_eq!(late, Err(Elapsed));
                     let took = began.elapsed();
-                    assert!(took >= Duration::from_millis(40) && took < Duration::from_millis(900), "{took:?}");
+                    assert!(took >= Duration::from_millis(50) && took < Duration::from_millis(900), "{took:?}");
                     assert!(deadlines.waiting.borrow().is_empty());
                 }
             })

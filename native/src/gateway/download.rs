@@ -43,6 +43,7 @@ impl Body for Download {
                 }
                 if let Some(ending) = ending {
                     ending.goes_on(cx.waker());
+                    ending.handed(frame.is_ready());
                 }
                 frame
             }

@@ -2,7 +2,7 @@
 //! ended is cut alone. Origins are spoken to in HTTP/1.1, so a request becomes here what it would have been in that.
 
 use std::cell::RefCell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::Bounds;
 use super::service::serve;
@@ -49,7 +50,7 @@ pub async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let begun = Tasks::default();
+    let begun = Tasks { next: Rc::default(), patience: bounds.idle_timeout };
     let service = service_fn(|mut request| {
         join_cookies(request.headers_mut());
         let stream = activity.stream();
@@ -78,26 +79,43 @@ where
     Ok(connection.await?)
 }
 
-/// Runs each stream on this core until it ends or is cut. A stream that is dropped on its way is reset, whether it was
-/// about to answer, to send, or to wait for a client that does not read.
-#[derive(Clone, Default)]
-struct Tasks(Rc<RefCell<Option<Activity>>>);
+/// Runs each stream on this core until it ends, is cut, or its client has taken nothing of its answer for too long. A
+/// stream that is dropped on its way is reset, whether it was about to answer, to send, or to wait for a client that
+/// does not read.
+#[derive(Clone)]
+struct Tasks {
+    next: Rc<RefCell<Option<Activity>>>,
+    patience: Duration,
+}
 
 impl Tasks {
     /// hyper asks the service for an answer, and then for a task that works on it.
     fn next(&self, stream: Activity) {
-        self.0.replace(Some(stream));
+        self.next.replace(Some(stream));
     }
 }
 
 impl<F: Future + 'static> Executor<F> for Tasks {
     fn execute(&self, work: F) {
-        let activity = self.0.take();
+        let (activity, patience) = (self.next.take(), self.patience);
         tokio::task::spawn_local(async move {
             let mut work = pin!(work);
-            std::future::poll_fn(|cx| match &activity {
-                Some(activity) if activity.is_cut() => Poll::Ready(()),
-                _ => work.as_mut().poll(cx).map(drop),
+            // Made when a client takes nothing for the first time, which most never do.
+            let mut limit: Option<Pin<Box<Sleep>>> = None;
+            std::future::poll_fn(|cx| {
+                if activity.as_ref().is_some_and(Activity::is_cut) || work.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let Some(since) = activity.as_ref().and_then(Activity::untaken_since) else { return Poll::Pending };
+                let until = since + patience;
+                let limit = limit.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                while limit.as_mut().poll(cx).is_ready() {
+                    if until <= Instant::now() {
+                        return Poll::Ready(());
+                    }
+                    limit.as_mut().reset(until);
+                }
+                Poll::Pending
             })
             .await;
         });

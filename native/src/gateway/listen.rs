@@ -2,11 +2,16 @@
 //! that another process passed on, whose waiting connections are then nobody's loss.
 
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
+/// A peer that has vanished without a word is noticed after two minutes, also while nothing is sent: an upgraded
+/// connection or a stream holds its origin's place as long.
+pub const ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// Why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,8 @@ impl Sockets {
         };
         for socket in clients.iter().flat_map(|(_, group)| group).chain([&admin]) {
             socket.set_nonblocking(true).map_err(ListenError::Use)?;
+            // What is accepted from it has it too.
+            SockRef::from(socket).set_tcp_keepalive(&ALIVE).map_err(ListenError::Use)?;
         }
         Ok(Sockets { clients, admin })
     }
@@ -183,6 +190,20 @@ mod tests {
             }
         }
         assert_eq!(accepted, waiting.len());
+    }
+
+    #[test]
+    fn a_client_that_vanishes_is_noticed() {
+        let (at, admin) = free();
+        let sockets = open(at, admin, 1, Vec::new()).unwrap();
+        let _client = TcpStream::connect(at).unwrap();
+        let socket = sockets.clients[0].1[0].try_clone().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        let (accepted, _) = socket.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
     }
 
     #[test]

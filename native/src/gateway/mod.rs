@@ -12,6 +12,7 @@ mod http2;
 mod joined;
 pub mod listen;
 pub mod origins;
+mod patience;
 mod proxy_protocol;
 mod service;
 mod socket;

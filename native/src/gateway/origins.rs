@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use edgekeep_core::exchange::Endpoint;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -16,6 +17,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::heard::Listening;
 pub use super::heard::Sender;
 use super::joined::Joined;
+use super::listen::ALIVE;
 use crate::tls::Certificates;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
@@ -132,6 +134,7 @@ impl Origins {
 pub async fn dial(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((endpoint.host().as_str(), endpoint.url.port)).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&ALIVE)?;
     Ok(stream)
 }
 

@@ -87,6 +87,11 @@ impl Ending {
         }
     }
 
+    /// A piece of the answer was handed on, or its origin has none yet.
+    pub fn handed(&self, is_handed: bool) {
+        self.activity.handed(is_handed);
+    }
+
     /// It goes on in another task, this one.
     fn moved(&self, waker: &Waker) {
         self.goes_on(waker);
@@ -379,7 +384,6 @@ impl Drive<'_> {
         let Some(endpoint) = endpoint else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
         let url = &endpoint.url;
-        let request = self.request(*plan, &rules, url);
         let mut sender = match self.ending.worker.origins.take(endpoint) {
             Some(sender) => sender,
             None => match Box::pin(self.connect(endpoint, connect_timeout)).await {
@@ -390,6 +394,8 @@ impl Drive<'_> {
                 }
             },
         };
+        // The origin's time begins with it, and not while there is no connection.
+        let request = self.request(*plan, &rules, url);
         let mut sending = std::pin::pin!(sender.try_send_request(request));
         let mut wait = response_timeout.min(GOES_ON);
         // The origin's time begins when it has the whole request; until then each piece has that time.

@@ -29,7 +29,7 @@ pub struct Activity {
 }
 
 struct State {
-    /// Milliseconds since `since`, shifted left by two, and what has been done from then on.
+    /// Milliseconds since `since`, at least one, shifted left by two, and what has been done from then on.
     word: AtomicU64,
     /// How many streams are open.
     streams: AtomicU64,
@@ -40,7 +40,7 @@ enum Doing {
     Idle(Instant),
     /// A head has begun.
     Head(Instant),
-    /// A request is being answered: its own timers count.
+    /// A request is being answered: its own timers count. A time beside it: since when a stream's client takes nothing.
     Request,
     /// Its answer may not go on: nothing passes any more.
     Cut,
@@ -57,7 +57,7 @@ impl State {
     }
 
     fn note(&self, since: Instant, kind: u64) {
-        let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+        let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX >> 2).max(1);
         self.word.store(millis << 2 | kind, Ordering::Relaxed);
     }
 }
@@ -110,9 +110,23 @@ impl Activity {
         }
     }
 
-    /// No byte of a next head for so long.
-    pub fn is_idle_for(&self, span: Duration) -> bool {
-        matches!(self.doing(), Doing::Idle(since) if since.elapsed() >= span)
+    /// Of a stream: a piece of its answer was handed on, and nobody asks for the next one before that has left; or its
+    /// origin has none yet.
+    pub fn handed(&self, is_handed: bool) {
+        if self.connection.is_none() || self.is_cut() {
+            return;
+        }
+        match is_handed {
+            true => self.note(REQUEST),
+            false => self.state.word.store(REQUEST, Ordering::Relaxed),
+        }
+    }
+
+    /// Of a stream: since when its client has not taken what was handed on, the last piece of an answer included.
+    pub fn untaken_since(&self) -> Option<Instant> {
+        let word = self.state.word.load(Ordering::Relaxed);
+        let since = || self.since + Duration::from_millis(word >> 2);
+        (word & 3 == IDLE || (word & 3 == REQUEST && word != REQUEST)).then(since)
     }
 
     fn note(&self, kind: u64) {

@@ -185,6 +185,9 @@ async fn obey(
                 worker.linger.set(Some(LINGER.min(within / 2)));
                 for (accepting, listener) in accepting.drain(..) {
                     accepting.abort();
+                    // Its handle on the socket goes with it. So this one is the last, and closes right after the last
+                    // look: whoever comes in between would be reset.
+                    let _ = accepting.await;
                     if waiting == Waiting::Accepted {
                         accept_waiting(&worker, &listener);
                     }

@@ -64,9 +64,8 @@ fn a_revocation_is_finished_and_told_although_its_client_left(d: &Deployment) ->
         for session in &sessions {
             ended += usize::from(d.get("/echo/account/me").bearer(&session.access).send()?.status == 401);
         }
-        Ok(ended == told)
+        // All of them may still wait to be looked at.
+        Ok(ended == told && told > users.len() / 2)
     })
-    .with_context(|| d.session_events().unwrap_or_default().join("\n"))?;
-    ensure!(told > users.len() / 2, "only {told} of {} revocations were looked at", users.len());
-    Ok(())
+    .with_context(|| format!("{told} of {}\n{}", users.len(), d.session_events().unwrap_or_default().join("\n")))
 }

@@ -41,6 +41,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ("trailers_pass_both_ways", trailers_pass_both_ways as fn(&Deployment) -> Result<()>),
         ("an_idle_connection_is_told_that_it_ends", an_idle_connection_is_told_that_it_ends),
         ("a_gateway_that_ends_finishes_what_was_begun", a_gateway_that_ends_finishes_what_was_begun),
+        ("every_stream_has_one_line_also_when_it_is_cut", every_stream_has_one_line_also_when_it_is_cut),
     ] {
         all.push(Scenario::shared(name, play).only(Kind::NativeEmbedded));
     }
@@ -53,12 +54,7 @@ fn bearer(token: &str) -> String {
 
 /// A gateway of its own before one origin, with an open route for everything.
 fn before(origin: &Origin, server: &str) -> Result<Gateway> {
-    let rest = format!(
-        "[[pools]]\nshard = \"shard_0\"\norigins = [{{ id = \"a\", url = \"http://{}\" }}]\n\n\
-         [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
-        origin.address
-    );
-    Gateway::start(tempfile::tempdir()?, Written { server, rest: &rest })
+    Gateway::start(tempfile::tempdir()?, Written { server, rest: &origin.open_to_all() })
 }
 
 fn one_connection_carries_many_requests_at_once(d: &Deployment) -> Result<()> {
@@ -405,8 +401,45 @@ fn a_gateway_that_ends_finishes_what_was_begun(_: &Deployment) -> Result<()> {
         gateway.terminate();
         let answer = whole(begun).await?;
         ensure!(answer.status == 200 && answer.text().starts_with("slow"), "{}", answer.text());
+        ensure!(!answer.headers.contains_key("connection"), "{:?}", answer.headers);
         ensure!(idle.get("/x", &[]).await.is_err(), "a request was taken after the end");
         Ok(())
     })?;
     eventually("it ends", Duration::from_secs(10), || Ok(TcpStream::connect(gateway.entry.address).is_err()))
+}
+
+fn every_stream_has_one_line_also_when_it_is_cut(_: &Deployment) -> Result<()> {
+    // Says its head at once, and the rest never.
+    let origin = Origin::start(|mut connection| {
+        let mut read = vec![0; 4096];
+        let length = connection.read(&mut read)?;
+        if read[..length].starts_with(b"GET /whole ") {
+            write!(connection, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")?;
+            return Ok(());
+        }
+        write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")?;
+        connection.read_exact(&mut [0])?;
+        Ok(())
+    })?;
+    let gateway = before(&origin, "drain_timeout = \"1s\"")?;
+    run(async {
+        let http2 = Http2::connect(gateway.entry).await?;
+        for _ in 0..3 {
+            ensure!(http2.get("/whole", &[]).await?.body == b"ok");
+        }
+        let leaves = http2.begin(http2.request("GET", "/left", &[])?, false).await?.0.await?;
+        drop(leaves);
+        let mut cut = http2.begin(http2.request("GET", "/cut", &[])?, false).await?.0.await?.into_body();
+        gateway.terminate();
+        let ended = tokio::time::timeout(Duration::from_secs(5), cut.data()).await.context("it goes on")?;
+        ensure!(ended.is_none_or(|data| data.is_err()), "an answer that was cut is whole");
+        Ok(())
+    })?;
+    eventually("all lines", Duration::from_secs(5), || Ok(gateway.log()?.contains(" drained")))?;
+    let log = gateway.log()?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" access: ")).collect();
+    let aborted = lines.iter().filter(|line| line.contains("aborted=true")).count();
+    ensure!(lines.len() == 5 && aborted == 2, "{lines:#?}");
+    ensure!(lines.iter().all(|line| line.contains("method=GET") && line.contains("status=200")), "{lines:#?}");
+    Ok(())
 }

@@ -41,6 +41,7 @@ mod retries;
 mod revocation;
 mod scenario;
 mod shards;
+mod slow;
 mod sockets;
 mod sticky;
 mod streams;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         streams::scenarios(),
         tls::scenarios(),
         shards::scenarios(),
+        slow::scenarios(),
         paths::scenarios(),
         proxy_protocol::scenarios(),
         headers::scenarios(),

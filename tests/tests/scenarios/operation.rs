@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Entry, Kept, PINNED_TO_TWO_ORIGINS, Setup, eventually, under_load};
+use edgekeep_tests::{Deployment, Entry, Kept, PINNED_TO_TWO_ORIGINS, Setup, eventually, hang_up, under_load};
 
 use crate::scenario::Scenario;
 
@@ -32,6 +32,7 @@ pub fn scenarios() -> Vec<Scenario> {
         alone("what_does_not_end_is_cut_after_the_drain_timeout", what_does_not_end_is_cut_after_the_drain_timeout),
         alone("a_second_signal_ends_the_wait", a_second_signal_ends_the_wait),
         alone("a_handover_under_load_fails_no_request", a_handover_under_load_fails_no_request),
+        alone("a_successor_is_not_ended_by_a_reload", a_successor_is_not_ended_by_a_reload),
         alone("a_successor_that_cannot_start_changes_nothing", a_successor_that_cannot_start_changes_nothing),
         alone("a_gateway_of_systemds_sockets_restarts_unnoticed", a_gateway_of_systemds_sockets_restarts_unnoticed),
     ]
@@ -209,6 +210,26 @@ fn a_handover_under_load_fails_no_request(d: &Deployment) -> Result<()> {
     ensure!(d.gateway_process()? != before, "the same process as before");
     ensure!(figures.answers > 300 && figures.reconnects > 0, "hardly a load: {figures:?}");
     Ok(())
+}
+
+fn a_successor_is_not_ended_by_a_reload(d: &Deployment) -> Result<()> {
+    let_slow_requests_end(d)?;
+    let slow = requests(d)?.first().context("no request")?.replace("/echo/x", SLOW);
+    let entry = d.entry();
+    let slow = thread::spawn(move || Kept::new(entry).ask(&slow));
+    thread::sleep(Duration::from_millis(200));
+    let reloads = || Ok::<_, anyhow::Error>(d.gateway_log()?.matches(": reloaded").count());
+    let before = reloads()?;
+    d.hand_over_while(|successor| {
+        // Over the embedded store it waits now for the old one, which has a request in flight.
+        let ready = "a successor is ready: draining";
+        eventually("the old one drains", Duration::from_secs(10), || Ok(d.gateway_log()?.contains(ready)))?;
+        hang_up(successor);
+        Ok(())
+    })?;
+    let (status, _) = slow.join().map_err(|_| anyhow::anyhow!("a client broke"))??;
+    ensure!(status == 200, "in flight: {status}");
+    eventually("the reload", Duration::from_secs(5), || Ok(reloads()? > before))
 }
 
 fn a_successor_that_cannot_start_changes_nothing(d: &Deployment) -> Result<()> {

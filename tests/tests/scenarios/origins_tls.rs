@@ -20,6 +20,7 @@ pub fn scenarios() -> Vec<Scenario> {
         an_origin_that_asks_for_a_certificate_is_shown_the_pools,
         a_trusted_authority_is_read_again,
         sessions_with_an_origin_are_resumed,
+        the_time_to_connect_is_not_taken_from_the_origins,
     ];
     // A store has no part in it.
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
@@ -137,4 +138,27 @@ fn sessions_with_an_origin_are_resumed(_: &Deployment) -> Result<()> {
     eventually("a session is resumed", Duration::from_secs(5), || {
         Ok(gateway.get("/x").send()?.text() == "Some(Resumed)")
     })
+}
+
+fn the_time_to_connect_is_not_taken_from_the_origins(_: &Deployment) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificates = Certificates::make(folder.path())?;
+    let config = server(&folder.path().join("server.both"), None)?;
+    drop(certificates);
+    let origin = Origin::start(move |connection| {
+        std::thread::sleep(Duration::from_millis(800));
+        let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, connection);
+        std::io::Read::read(&mut stream, &mut [0; 4096])?;
+        std::thread::sleep(Duration::from_millis(1300));
+        write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")?;
+        stream.conn.send_close_notify();
+        stream.flush()?;
+        Ok(())
+    })?;
+    let rest = rest(&origin, TRUSTS).replace("auth = \"none\"", "auth = \"none\"\ntimeout = \"1500ms\"")
+        + "\n[balance]\nconnect_timeout = \"5s\"\n";
+    let gateway = Gateway::start(folder, Written { server: "", rest: &rest })?;
+    let answer = gateway.get("/x").send()?.expect(200)?;
+    ensure!(answer.text() == "ok", "{answer}");
+    Ok(())
 }

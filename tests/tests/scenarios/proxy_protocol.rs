@@ -21,6 +21,7 @@ pub fn scenarios() -> Vec<Scenario> {
         nobody_else_is_let_in,
         a_header_that_is_none_or_does_not_end_is_not_waited_for,
         tls_and_http2_follow_the_header,
+        a_gateway_that_ends_answers_whom_a_proxy_was_just_introducing,
     ];
     // A store has no part in it.
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
@@ -31,11 +32,7 @@ fn start(tls: &str) -> Result<(Gateway, Certificates)> {
     let certificates = Certificates::make(folder.path())?;
     let server =
         format!("proxy_protocol = true\ntrusted_proxies = [\"{TRUSTED_PROXY}\"]\nheader_timeout = \"1s\"\n{tls}");
-    let rest = format!(
-        "[[pools]]\nshard = \"shard_0\"\norigins = [{{ id = \"a\", url = \"http://{}\" }}]\n\n\
-         [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
-        Origin::named("a")?.address
-    );
+    let rest = Origin::named("a")?.open_to_all();
     Ok((Gateway::start(folder, Written { server: &server, rest: &rest })?, certificates))
 }
 
@@ -150,4 +147,21 @@ fn tls_and_http2_follow_the_header(_: &Deployment) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn a_gateway_that_ends_answers_whom_a_proxy_was_just_introducing(_: &Deployment) -> Result<()> {
+    let (gateway, _) = start("")?;
+    let header = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n";
+    let begun: Vec<_> = (0..3).map(|_| connect(&gateway, TRUSTED_PROXY)).collect::<Result<_>>()?;
+    // Accepted, and nothing has come.
+    std::thread::sleep(Duration::from_millis(100));
+    gateway.terminate();
+    std::thread::sleep(Duration::from_millis(100));
+    for mut stream in begun {
+        stream.write_all(&[header, REQUEST].concat())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    }
+    Ok(())
 }

@@ -24,6 +24,8 @@ pub fn scenarios() -> Vec<Scenario> {
         a_new_certificate_is_taken_while_connections_go_on,
         sessions_are_resumed_also_after_a_reload,
         a_handshake_that_does_not_end_is_ended,
+        who_agrees_to_http2_and_says_nothing_is_not_waited_for,
+        a_successor_shows_the_certificate_that_it_found,
         a_certificate_that_cannot_be_used_is_named,
         tls_is_not_switched_off_while_it_runs,
     ];
@@ -31,18 +33,10 @@ pub fn scenarios() -> Vec<Scenario> {
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
 }
 
-fn pools(origin: &Origin) -> String {
-    format!(
-        "[[pools]]\nshard = \"shard_0\"\norigins = [{{ id = \"a\", url = \"http://{}\" }}]\n\n\
-         [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
-        origin.address
-    )
-}
-
 fn start() -> Result<(Gateway, Certificates, String)> {
     let folder = tempfile::tempdir()?;
     let certificates = Certificates::make(folder.path())?;
-    let rest = pools(&Origin::named("a")?);
+    let rest = Origin::named("a")?.open_to_all();
     Ok((Gateway::start(folder, Written { server: TLS, rest: &rest })?, certificates, rest))
 }
 
@@ -158,6 +152,49 @@ fn a_handshake_that_does_not_end_is_ended(_: &Deployment) -> Result<()> {
         }
         ensure!(begun.elapsed() >= Duration::from_millis(800), "ended after {:?}", begun.elapsed());
     }
+    Ok(())
+}
+
+fn who_agrees_to_http2_and_says_nothing_is_not_waited_for(_: &Deployment) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificates = Certificates::make(folder.path())?;
+    let (server, rest) = (format!("{TLS}\nidle_timeout = \"1s\""), Origin::named("a")?.open_to_all());
+    let gateway = Gateway::start(folder, Written { server: &server, rest: &rest })?;
+    // Nothing, and half of what HTTP/2 begins with.
+    for sent in [&b""[..], b"PRI * HT"] {
+        let mut stream = connect(&client(&certificates.authority(), &["h2"])?, gateway.entry)?;
+        stream.write_all(sent)?;
+        stream.flush()?;
+        stream.sock.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let begun = Instant::now();
+        // Its own settings may come before.
+        let ended = stream.read_to_end(&mut Vec::new());
+        let waits = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        ensure!(!ended.as_ref().is_err_and(waits), "still open after {:?}", begun.elapsed());
+        ensure!(begun.elapsed() >= Duration::from_millis(800), "{ended:?} after {:?}", begun.elapsed());
+    }
+    Ok(())
+}
+
+fn a_successor_shows_the_certificate_that_it_found(_: &Deployment) -> Result<()> {
+    let (mut gateway, certificates, _) = start()?;
+    let fresh = |gateway: &Gateway| connect(&client(&certificates.authority(), &[])?, gateway.entry);
+    let mut before = fresh(&gateway)?;
+    ask(&mut before)?;
+    let first = shown(&before)?;
+    // One that could show none leaves the old one in its place.
+    let key = certificates.server_key();
+    fs::rename(&key, key.with_extension("away"))?;
+    let said = gateway.failed_handover()?;
+    ensure!(said.contains("server.tls.key: cannot read "), "{said}");
+    ask(&mut before)?;
+    fs::rename(key.with_extension("away"), &key)?;
+
+    certificates.sign("server", "127.0.0.1")?;
+    gateway.hand_over()?;
+    let mut after = fresh(&gateway)?;
+    ensure!(shown(&after)? != first, "the old certificate");
+    ask(&mut after)?;
     Ok(())
 }
 
