@@ -39,7 +39,7 @@ pub fn exposition(admin: &Admin, cores: &[Cells], format: TextFormat) -> String 
     let help = "Upgraded connections and streams that were closed because their session had ended.";
     out.family("edgekeep_streams_cut", Kind::Counter, None, help);
     out.sample(&[], sum.streams_cut as f64);
-    let help = "Lines of the log that nobody read in time.";
+    let help = "Lines of the log that nobody read in time, or no disk took.";
     out.family("edgekeep_log_lines_dropped", Kind::Counter, None, help);
     out.sample(&[], crate::log::dropped() as f64);
     let told = shared.notify.counted();

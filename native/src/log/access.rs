@@ -73,7 +73,7 @@ impl AccessLine {
 
 /// Says how many lines are missing before this one.
 pub(super) fn write_dropped(format: LogFormat, clock: &mut Clock, count: u64, out: &mut Vec<u8>) {
-    let message = "lines were dropped, nobody read them in time";
+    let message = "lines were dropped";
     let mut line = Fields::begin(format, clock.text(now()), "WARN", "log", message, out);
     line.number("count", count);
     line.end();

@@ -65,7 +65,11 @@ pub fn start(config: &LogConfig) -> Guard {
     // The usual hook writes to standard error itself, and waits there for a reader.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     let format = config.format;
-    let write = move || write_out(&queue, &mut std::io::stderr(), format, dropped);
+    let write = move || {
+        if let Some(Queue { dropped, .. }) = QUEUE.get() {
+            write_out(&queue, &mut std::io::stderr(), format, dropped);
+        }
+    };
     Guard(std::thread::Builder::new().name("log".to_owned()).spawn(write).ok())
 }
 
@@ -79,7 +83,7 @@ pub fn access(line: AccessLine) {
     put(Line::Access(line));
 }
 
-/// How many lines nobody read in time.
+/// How many lines nobody read in time, or no disk took.
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
 }
@@ -124,7 +128,7 @@ impl Drop for Guard {
 }
 
 /// Writes what comes until the end comes.
-fn write_out(lines: &Receiver<Line>, out: &mut impl Write, format: LogFormat, dropped: impl Fn() -> u64) {
+fn write_out(lines: &Receiver<Line>, out: &mut impl Write, format: LogFormat, dropped: &AtomicU64) {
     let mut clock = Clock::default();
     let mut text = Vec::with_capacity(BATCH + 4096);
     let mut told = 0;
@@ -140,16 +144,17 @@ fn write_out(lines: &Receiver<Line>, out: &mut impl Write, format: LogFormat, dr
                     Line::End => ended = true,
                 }
                 if text.len() >= BATCH {
-                    write_all(out, &mut text);
+                    dropped.fetch_add(write_all(out, &mut text), Ordering::Relaxed);
                 }
                 next = lines.try_recv().ok();
             }
-            write_all(out, &mut text);
-            let count = dropped();
+            dropped.fetch_add(write_all(out, &mut text), Ordering::Relaxed);
+            let count = dropped.load(Ordering::Relaxed);
             if count > told {
                 access::write_dropped(format, &mut clock, count - told, &mut text);
-                write_all(out, &mut text);
-                told = count;
+                if write_all(out, &mut text) == 0 {
+                    told = count;
+                }
             }
             if ended {
                 return;
@@ -160,19 +165,23 @@ fn write_out(lines: &Receiver<Line>, out: &mut impl Write, format: LogFormat, dr
     }
 }
 
-/// All of it, also where standard error is in non-blocking mode; nothing where nobody can ever read it.
-fn write_all(out: &mut impl Write, text: &mut Vec<u8>) {
-    let mut rest = text.as_slice();
+/// All of it, also where standard error is in non-blocking mode. How many lines were lost: the disk is full, or nobody
+/// will ever read them.
+fn write_all(out: &mut impl Write, text: &mut Vec<u8>) -> u64 {
+    let (mut rest, mut lost) = (text.as_slice(), 0);
     while !rest.is_empty() {
         match out.write(rest) {
-            Ok(0) => break,
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Ok(written @ 1..) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(GATHER),
-            Err(_) => break,
+            Ok(0) | Err(_) => {
+                lost = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
+                break;
+            }
         }
     }
     text.clear();
+    lost
 }
 
 #[cfg(test)]
@@ -188,13 +197,46 @@ mod tests {
         sender.send(Line::Access(AccessLine::unread(None, 431))).unwrap();
         sender.send(Line::End).unwrap();
         let mut out = Vec::new();
-        write_out(&lines, &mut out, LogFormat::Text, || 7);
+        write_out(&lines, &mut out, LogFormat::Text, &AtomicU64::new(7));
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["first", "second"]);
         assert!(lines[2].ends_with(" INFO access: route=\"-\" status=431"), "{}", lines[2]);
-        assert!(lines[3].ends_with(" WARN log: lines were dropped, nobody read them in time count=7"), "{}", lines[3]);
+        assert!(lines[3].ends_with(" WARN log: lines were dropped count=7"), "{}", lines[3]);
         assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_refuses_are_counted_and_told_of_when_there_is_room() {
+        struct Disk(Vec<u8>, usize);
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                if self.1 > 0 {
+                    self.1 -= 1;
+                    return Err(ErrorKind::StorageFull.into());
+                }
+                self.0.write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (sender, lines) = sync_channel(8);
+        sender.send(Line::Text(b"lost\n".to_vec())).unwrap();
+        sender.send(Line::Text(b"lost\n".to_vec())).unwrap();
+        let dropped = AtomicU64::new(0);
+        // The lines, and the first word of how many they were.
+        let mut out = Disk(Vec::new(), 2);
+        std::thread::scope(|scope| {
+            let (out, dropped) = (&mut out, &dropped);
+            scope.spawn(move || write_out(&lines, out, LogFormat::Text, dropped));
+            std::thread::sleep(10 * GATHER);
+            sender.send(Line::Text(b"kept\n".to_vec())).unwrap();
+            sender.send(Line::End).unwrap();
+        });
+        let text = String::from_utf8(out.0).unwrap();
+        assert!(text.starts_with("kept\n") && text.ends_with(" count=2\n"), "{text}");
+        assert_eq!(dropped.into_inner(), 2);
     }
 
     #[test]
