@@ -70,7 +70,7 @@ pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
         },
         // Its first bytes would be read as a client's, or its word be taken for a proxy's.
         Introduced::ByStranger => {
-            tracing::debug!(%address, "not one of server.trusted_proxies: its connection is closed");
+            tracing::warn!(%address, "not one of server.trusted_proxies: its connection is closed");
             return;
         }
     }
