@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod service;
 mod socket;
 mod streams;
+mod tunnel;
 mod upload;
 mod worker;
 

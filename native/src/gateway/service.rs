@@ -31,6 +31,7 @@ use super::download::Download;
 use super::head::{RequestHead, ResponseHead, apply, edit};
 use super::origins::{ConnectError, Sender};
 use super::socket::Activity;
+use super::tunnel::tunnel;
 use super::upload::{Turn, Upload};
 use super::worker::{Counted, Worker};
 use crate::log::{self, AccessLine};
@@ -556,21 +557,16 @@ fn log_event(event: &SessionEvent) {
     );
 }
 
-/// Copies bytes both ways until either side or the session ends; the lease is held as long.
+/// Copies bytes both ways; the lease is held as long.
 fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
     let Some(client) = upgrade else { return };
     let origin = hyper::upgrade::on(Response::from_parts(answer.parts, answer.incoming));
     tokio::task::spawn_local(async move {
         ending.moved(&this_task().await);
         let joined: Result<(), Box<dyn std::error::Error>> = async {
-            let mut client = TokioIo::new(client.await?);
-            let mut origin = TokioIo::new(origin.await?);
-            let cut = std::future::poll_fn(|_| if ending.activity.is_cut() { Poll::Ready(()) } else { Poll::Pending });
-            tokio::select! {
-                copied = tokio::io::copy_bidirectional(&mut client, &mut origin) => drop(copied?),
-                // Both sides close, since both are dropped.
-                () = cut => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()),
-            }
+            let (client, origin) = (TokioIo::new(client.await?), TokioIo::new(origin.await?));
+            let silence = span(ending.exchange.rules().config.server.idle_timeout);
+            tunnel(client, origin, silence, || ending.activity.is_cut()).await?;
             Ok(())
         }
         .await;

@@ -25,6 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
         who_takes_nothing_through_tls_is_left,
         a_stream_of_http2_that_is_not_read_is_left_alone,
         who_takes_a_little_is_waited_for,
+        a_client_that_left_a_websocket_gives_its_place_back,
     ];
     // A store has no part in it.
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
@@ -132,4 +133,29 @@ fn who_takes_a_little_is_waited_for(_: &Deployment) -> Result<()> {
     }
     ensure!(sending.load(Ordering::Relaxed) == 1);
     Ok(())
+}
+
+fn a_client_that_left_a_websocket_gives_its_place_back(_: &Deployment) -> Result<()> {
+    let careless = Origin::start(|mut connection| {
+        connection.read(&mut [0; 4096])?;
+        connection.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")?;
+        // It never looks whether anybody is there.
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    })?;
+    let server = format!("idle_timeout = \"{}ms\"", PATIENCE.as_millis());
+    let gateway = Gateway::start(tempfile::tempdir()?, Written { server: &server, rest: &careless.open_to_all() })?;
+    let in_flight = |count: &str| -> Result<bool> {
+        let metrics = gateway.metrics()?;
+        let line = metrics.lines().find(|line| line.starts_with("edgekeep_origin_in_flight"));
+        Ok(line.context("no such metric")?.ends_with(count))
+    };
+    let mut raw = Raw::connect(gateway.entry)?;
+    raw.send("GET /x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")?;
+    ensure!(raw.head()?.status == 101);
+    // While both are there, nobody has to say anything.
+    std::thread::sleep(PATIENCE * 3 / 2);
+    ensure!(in_flight(" 1")?, "{}", gateway.metrics()?);
+    drop(raw);
+    eventually("its place at the origin is free", SOON, || in_flight(" 0"))
 }
