@@ -34,11 +34,15 @@ impl<'a> RequestHead<'a> {
         self.names & name_bit(name) != 0
     }
 
-    /// What the wire itself gives away: a head that is too large, or a `Host` that is missing or there twice (RFC 9112
-    /// §3.2), of which an origin might take the other one.
+    /// What the wire itself gives away: a head that is too large, a target that is none, or a `Host` that is missing or
+    /// there twice (RFC 9112 §3.2), of which an origin might take the other one.
     pub fn fault(&self, most: ByteSize) -> Option<Problem> {
         if self.size() > most.0 {
             return Some(Problem::headers_too_large());
+        }
+        // RFC 3986 knows none, and origins read them as one encoding or another: another path than the one judged here.
+        if self.parts.uri.path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
+            return Some(Problem::new(ProblemCode::BadPath, "bytes above ASCII have to be percent-encoded"));
         }
         let mut hosts = self.parts.headers.get_all(HOST).iter();
         let (host, authority) = (hosts.next(), self.parts.uri.authority());

@@ -22,7 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         an_origins_answer_loses_what_belongs_to_its_connection,
         an_upgrade_is_passed_on_as_one_and_h2c_is_not,
         expect_never_reaches_an_origin,
-        bytes_above_ascii_pass_as_they_are,
+        bytes_above_ascii_pass_in_values_and_not_in_targets,
     ];
     all.extend(crate::wire![scenario: an_origins_answer_cannot_set_our_cookies_or_headers]);
     all
@@ -288,11 +288,16 @@ fn expect_never_reaches_an_origin(d: &Deployment) -> Result<()> {
     arrives(d, "/heads/expect", &["Expect: 100-continue", "X-Own: 1"], &["x-own: 1"])
 }
 
-fn bytes_above_ascii_pass_as_they_are(d: &Deployment) -> Result<()> {
+fn bytes_above_ascii_pass_in_values_and_not_in_targets(d: &Deployment) -> Result<()> {
     let answer = ask(d, b"GET /heads/bytes HTTP/1.1\r\nHost: app.example\r\nX-Own: caf\xe9 \xc3\xa9\r\n\r\n")?;
     ensure!(answer.status == 200, "{}", answer.head);
     let recordings = d.recorder(at::HEADS)?.recordings();
     let line = b"\r\nx-own: caf\xe9 \xc3\xa9\r\n";
     ensure!(recordings.iter().any(|r| r.bytes.windows(line.len()).any(|w| w == line)), "other bytes arrived");
+    // A target has none: origins read them as one encoding or another.
+    for target in ["/heads/caf\u{e9}", "/heads/x?q=caf\u{e9}"] {
+        let answer = ask(d, format!("GET {target} HTTP/1.1\r\nHost: app.example\r\n\r\n"))?;
+        ensure!(answer.status == 400, "{target}: {}", answer.head);
+    }
     Ok(())
 }
