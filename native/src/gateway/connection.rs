@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::http2;
 use super::joined::Joined;
@@ -37,7 +38,12 @@ pub struct Bounds {
 }
 
 /// One connection, until either side ends it.
-pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+pub async fn converse(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    place: Option<OwnedSemaphorePermit>,
+) {
     let _counted = Counted::new(worker.clone());
     // Without it a small answer may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
@@ -77,9 +83,9 @@ pub async fn converse(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
     let acceptor = worker.certificates.load().clients().cloned();
     let stream = Patience::new(stream, bounds.idle_timeout);
     let ended = match acceptor {
-        None => plain(&worker, stream, peer, bounds).await,
+        None => plain(&worker, stream, peer, bounds, place).await,
         // In a box, as the other ones below: what waits for its first byte is small.
-        Some(acceptor) => Box::pin(encrypted(&worker, &acceptor, stream, peer, bounds)).await,
+        Some(acceptor) => Box::pin(encrypted(&worker, &acceptor, stream, peer, bounds, place)).await,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended early");
@@ -122,8 +128,14 @@ async fn introduction(
 
 type Ended = Result<(), Box<dyn std::error::Error>>;
 
-async fn plain(worker: &Rc<Worker>, stream: Patience<TcpStream>, peer: Peer, bounds: Bounds) -> Ended {
-    let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout);
+async fn plain(
+    worker: &Rc<Worker>,
+    stream: Patience<TcpStream>,
+    peer: Peer,
+    bounds: Bounds,
+    place: Option<OwnedSemaphorePermit>,
+) -> Ended {
+    let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout, place);
     match begins_http2(worker, &mut socket).await? {
         Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
         Some(false) => Box::pin(http1(worker, socket, activity, peer, bounds)).await,
@@ -146,6 +158,7 @@ async fn encrypted(
     stream: Patience<TcpStream>,
     peer: Peer,
     bounds: Bounds,
+    place: Option<OwnedSemaphorePermit>,
 ) -> Ended {
     let shaking = tokio::time::timeout(bounds.header_timeout, acceptor.accept(stream));
     let stream = tokio::select! {
@@ -154,7 +167,7 @@ async fn encrypted(
         () = worker.until_lingered() => return Ok(()),
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout);
+    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout, place);
     let peer = Peer { secure: true, ..peer };
     if !is_http2 {
         return Box::pin(http1(worker, socket, activity, peer, bounds)).await;

@@ -21,13 +21,14 @@ mod tunnel;
 mod upload;
 mod worker;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use edgekeep_core::metrics::Cells;
-use tokio::sync::{mpsc, oneshot};
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use worker::{Shared, Waiting};
 
@@ -61,12 +62,13 @@ impl Gateway {
     pub fn start(shared: &Shared, sockets: &Sockets) -> Result<Gateway, StartError> {
         let threads = cores(shared.rules.load().config.server.threads);
         let (mut cores, mut threads_started) = (Vec::new(), Vec::new());
+        let places = Arc::new(Semaphore::new(places()));
         for (number, listeners) in sockets.for_cores(threads)?.into_iter().enumerate() {
             let (messages, receiver) = mpsc::unbounded_channel();
             let shared = shared.clone();
-            let seed = seed().map_err(StartError::Seed)?;
+            let (seed, places) = (seed().map_err(StartError::Seed)?, places.clone());
             let run = move || {
-                if let Err(error) = worker::run(shared, listeners, seed, receiver) {
+                if let Err(error) = worker::run(shared, listeners, places, seed, receiver) {
                     tracing::error!(%error, "a core stopped");
                 }
             };
@@ -111,6 +113,14 @@ impl Gateway {
             let _ = thread.join();
         }
     }
+}
+
+/// How many clients may be connected at once, over all cores: three of four files. Whoever takes the last one, by doing
+/// nothing but connecting, would leave none for the way to the origins: nobody is answered then, and checks find every
+/// origin down.
+fn places() -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    files.map_or(Semaphore::MAX_PERMITS, |files| (files / 4 * 3).clamp(1, Semaphore::MAX_PERMITS))
 }
 
 /// How many cores a gateway runs; 0: all.

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 /// What a client begins HTTP/2 with (RFC 9113 §3.4).
@@ -154,14 +155,23 @@ pub struct Socket<S> {
     idle_timeout: Duration,
     /// Armed lazily: a deadline that moved on is noticed when it fires.
     timer: Pin<Box<Sleep>>,
+    /// Its place among the clients that may be connected, also behind an upgrade.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: AsyncRead + Unpin> Socket<S> {
-    pub fn new(stream: S, header_timeout: Duration, idle_timeout: Duration) -> (Socket<S>, Activity) {
+    pub fn new(
+        stream: S,
+        header_timeout: Duration,
+        idle_timeout: Duration,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> (Socket<S>, Activity) {
         let activity = Activity::new();
         let timer = Box::pin(tokio::time::sleep(header_timeout.min(idle_timeout)));
         let (stream, first) = (TokioIo::new(stream), Bytes::new());
-        (Socket { stream, first, activity: activity.clone(), header_timeout, idle_timeout, timer }, activity)
+        let socket =
+            Socket { stream, first, activity: activity.clone(), header_timeout, idle_timeout, timer, _place: place };
+        (socket, activity)
     }
 
     /// Whether the client speaks HTTP/2 without having been asked (RFC 9113 §3.3). Costs HTTP/1 no read of its own: what

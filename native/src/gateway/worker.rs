@@ -13,7 +13,7 @@ use edgekeep_core::exchange::{Live, Local, Rules};
 use edgekeep_core::metrics::Cells;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::connection::converse;
@@ -121,6 +121,7 @@ impl Worker {
 pub fn run(
     shared: Shared,
     listeners: Vec<std::net::TcpListener>,
+    places: Arc<Semaphore>,
     seed: [u8; 32],
     messages: mpsc::UnboundedReceiver<Message>,
 ) -> std::io::Result<()> {
@@ -147,7 +148,8 @@ pub fn run(
         let mut accepting = Vec::new();
         for listener in listeners {
             let listener = Rc::new(TcpListener::from_std(listener)?);
-            accepting.push((tokio::task::spawn_local(accept(worker.clone(), listener.clone())), listener));
+            accepting
+                .push((tokio::task::spawn_local(accept(worker.clone(), listener.clone(), places.clone())), listener));
         }
         let sweeper = worker.clone();
         tokio::task::spawn_local(async move {
@@ -204,18 +206,25 @@ async fn obey(
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
+async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, places: Arc<Semaphore>) {
     let mut told: Option<tokio::time::Instant> = None;
+    let mut tell = |why: &dyn std::fmt::Display| {
+        if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+            tracing::warn!(error = %why, "cannot accept connections: they wait");
+            told = Some(tokio::time::Instant::now());
+        }
+    };
     loop {
+        if places.available_permits() == 0 {
+            tell(&"as many clients are connected as files are meant for them");
+        }
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::task::spawn_local(converse(worker.clone(), stream, peer));
+                tokio::task::spawn_local(converse(worker.clone(), stream, peer, Some(place)));
             }
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
-                    tracing::warn!(%error, "cannot accept connections: they wait");
-                    told = Some(tokio::time::Instant::now());
-                }
+                tell(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -228,7 +237,8 @@ fn accept_waiting(worker: &Rc<Worker>, listener: &TcpListener) {
     while let Ok((socket, peer)) = SockRef::from(listener).accept() {
         let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
         if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
-            tokio::task::spawn_local(converse(worker.clone(), stream, peer));
+            // Their places are those of the cores' listening, which is over.
+            tokio::task::spawn_local(converse(worker.clone(), stream, peer, None));
         }
     }
 }

@@ -73,7 +73,7 @@ fn ten_thousand_idle_and_two_thousand_busy_connections(d: &Deployment) -> Result
 }
 
 fn connections_beyond_the_files_wait_and_are_served(d: &Deployment) -> Result<()> {
-    const FILES: usize = 100;
+    const FILES: usize = 200;
     d.terminate_gateway()?;
     d.gateway_ended(Duration::from_secs(10))?;
     let mut shell = Command::new("sh");
@@ -82,11 +82,21 @@ fn connections_beyond_the_files_wait_and_are_served(d: &Deployment) -> Result<()
     let request =
         format!("GET /echo/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {access}\r\n\r\n");
     let process = d.gateway_process()?;
+    let mut early = Kept::new(d.entry());
+    let early_request = request.replace("connection: close\r\n", "");
+    ensure!(early.ask(&early_request)?.0 == 200);
     let mut clients = Vec::new();
     for _ in 0..2 * FILES {
         clients.push(TcpStream::connect(d.entry().address)?);
     }
-    eventually("no file is left", Duration::from_secs(10), || Ok(holds(process)?.1 >= FILES - 1))?;
+    eventually("no place is left", Duration::from_secs(10), || Ok(d.gateway_log()?.contains("cannot accept")))?;
+    // Files are left for the way to the origins.
+    ensure!(holds(process)?.1 < FILES - FILES / 10, "{:?}", holds(process)?);
+    for path in ["/echo/x", "/stream/20000?framing=chunked", "/status/204"] {
+        let (status, _) = early.ask(&early_request.replace("/echo/x", path))?;
+        ensure!(status < 300, "{path}: {status} while others wait");
+    }
+    ensure!(early.figures.reconnects == 0, "{:?}", early.figures);
     // It waits, and does not spin.
     let before = cpu_ticks(process)?;
     std::thread::sleep(Duration::from_secs(1));
