@@ -237,7 +237,7 @@ fn accept_waiting(worker: &Rc<Worker>, listener: &TcpListener) {
     while let Ok((socket, peer)) = SockRef::from(listener).accept() {
         let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
         if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
-            // Their places are those of the cores' listening, which is over.
+            // The last ones: there is nobody left who could need their place.
             tokio::task::spawn_local(converse(worker.clone(), stream, peer, None));
         }
     }
