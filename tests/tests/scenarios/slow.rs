@@ -137,7 +137,7 @@ fn who_takes_a_little_is_waited_for(_: &Deployment) -> Result<()> {
 
 fn a_client_that_left_a_websocket_gives_its_place_back(_: &Deployment) -> Result<()> {
     let careless = Origin::start(|mut connection| {
-        connection.read(&mut [0; 4096])?;
+        let _ = connection.read(&mut [0; 4096])?;
         connection.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")?;
         // It never looks whether anybody is there.
         std::thread::sleep(Duration::from_secs(60));
