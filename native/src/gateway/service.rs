@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::clock::now;
+use super::clock::{exact, now};
 use super::deadlines::Elapsed;
 use super::download::Download;
 use super::head::{RequestHead, ResponseHead, apply, edit};
@@ -265,7 +265,7 @@ impl Drive<'_> {
                         Ok(Ok(None)) => ReadBody::TooLarge,
                         Ok(Err(_)) | Err(_) => ReadBody::Gone,
                     };
-                    self.event(|exchange, cx| exchange.body(body, cx))
+                    self.event_at(exact(), |exchange, cx| exchange.body(body, cx))
                 }
                 Step::LoadMap { min_epoch, until } => {
                     // The origin that sent it away has nothing of it meanwhile.
@@ -291,9 +291,13 @@ impl Drive<'_> {
     }
 
     fn event(&mut self, feed: impl FnOnce(&mut Exchange, &mut Context<'_>) -> Step) -> Step {
+        self.event_at(now(), feed)
+    }
+
+    fn event_at(&mut self, now: Timestamp, feed: impl FnOnce(&mut Exchange, &mut Context<'_>) -> Step) -> Step {
         let Ending { worker, exchange, .. } = &mut *self.ending;
         let head = self.head;
-        worker.with_local(|local| feed(exchange, &mut Context { head, now: now(), local }))
+        worker.with_local(|local| feed(exchange, &mut Context { head, now, local }))
     }
 
     /// Whether there may be a place before the time is up. Whoever looked in vain keeps standing where it stands.
