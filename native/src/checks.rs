@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
-use crate::gateway::origins::{dial, encrypt};
+use crate::gateway::origin::pool::{dial, encrypt};
 use crate::gateway::{Shared, clock, seed};
 use crate::tls::Certificates;
 

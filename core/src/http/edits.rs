@@ -89,6 +89,13 @@ impl HeaderEdits {
         self.lines.iter().any(|line| !line.adds && line.name == name)
     }
 
+    /// Whether a request's header of this name, in lower case, goes on as it came.
+    pub fn keeps(&self, name: &str) -> bool {
+        let leaves = is_hop_by_hop(name) || (self.remove_internal && is_internal(name));
+        let ordered = || self.remove.iter().any(|removed| removed == name) || self.sets(name);
+        !leaves && !ordered()
+    }
+
     /// What to set and then what to add, each in its order.
     pub fn lines(&self) -> impl Iterator<Item = (&'static str, &[u8], bool)> {
         let value = |line: &HeaderLine| self.values.get(line.value.clone()).unwrap_or_default();

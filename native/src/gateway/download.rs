@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::head::strip_trailers;
+use super::origin::AnswerBody;
 use super::service::Ending;
 
 /// What a response carries.
@@ -15,14 +15,14 @@ pub enum Download {
     /// An answer of our own.
     Bytes(Option<Bytes>, Option<Box<Ending>>),
     /// An origin's, streamed.
-    Origin(Incoming, Option<Box<Ending>>),
+    Origin(AnswerBody, Option<Box<Ending>>),
 }
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
         match &mut *self {
             Download::Bytes(bytes, ending) => {
                 if let Some(ending) = ending.take() {
@@ -30,16 +30,16 @@ impl Body for Download {
                 }
                 Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
-            Download::Origin(incoming, ending) => {
-                let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
+            Download::Origin(body, ending) => {
+                let mut frame = body.poll_frame(cx);
                 if let Poll::Ready(Some(Ok(frame))) = &mut frame {
                     strip_trailers(frame);
                 }
                 if (matches!(frame, Poll::Ready(None))
-                    || (matches!(frame, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream()))
+                    || (matches!(frame, Poll::Ready(Some(Ok(_)))) && body.is_end_stream()))
                     && let Some(ending) = ending.take()
                 {
-                    ending.sent();
+                    ending.answered(body);
                 }
                 if let Some(ending) = ending {
                     ending.goes_on(cx.waker());
@@ -53,14 +53,14 @@ impl Body for Download {
     fn is_end_stream(&self) -> bool {
         match self {
             Download::Bytes(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Download::Origin(incoming, _) => incoming.is_end_stream(),
+            Download::Origin(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Download::Bytes(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Download::Origin(incoming, _) => incoming.size_hint(),
+            Download::Origin(body, _) => body.size_hint(),
         }
     }
 }
@@ -68,11 +68,12 @@ impl Body for Download {
 impl Drop for Download {
     fn drop(&mut self) {
         // hyper does not ask a body that is empty from the start. Any other ending dropped here is an abort.
-        if self.is_end_stream()
-            && let Download::Bytes(_, ending) | Download::Origin(_, ending) = self
-            && let Some(ending) = ending.take()
-        {
-            ending.sent();
+        if !self.is_end_stream() {
+            return;
+        }
+        match self {
+            Download::Bytes(_, ending) => ending.take().into_iter().for_each(|ending| ending.sent()),
+            Download::Origin(body, ending) => ending.take().into_iter().for_each(|ending| ending.answered(body)),
         }
     }
 }

@@ -3,12 +3,14 @@
 use bytes::Bytes;
 use edgekeep_core::ByteSize;
 use edgekeep_core::http::{
-    AnswerHead, Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal, may_trail,
+    Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal, may_trail,
 };
 use http::header::{FORWARDED, HOST, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use http_body::Frame;
+
+use super::origin::AnswerHead;
 
 /// A request's head with its connection.
 pub struct RequestHead<'a> {
@@ -107,20 +109,17 @@ impl Head for RequestHead<'_> {
     }
 }
 
-/// An origin's head.
-pub struct ResponseHead<'a>(pub &'a http::response::Parts);
-
-impl AnswerHead for ResponseHead<'_> {
+impl edgekeep_core::http::AnswerHead for AnswerHead {
     fn status(&self) -> u16 {
-        self.0.status.as_u16()
+        self.status.as_u16()
     }
 
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.0.headers.get(name).map(HeaderValue::as_bytes)
+        self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
     fn each_header(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
-        self.0.headers.get_all(name).iter().for_each(|value| each(value.as_bytes()));
+        self.headers.get_all(name).iter().for_each(|value| each(value.as_bytes()));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -10,7 +12,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use edgekeep_core::balance::{Lease, Place};
 use edgekeep_core::cache::{CacheAnswer, Enqueued};
-use edgekeep_core::config::OriginUrl;
 use edgekeep_core::exchange::{
     Body as ReadBody, Context, Destination, Endpoint, Exchange, Failed, FailedStage, Finished, Plan, Reply, ReplyBody,
     Rules, SessionAnswer, SessionEvent, Step,
@@ -18,9 +19,9 @@ use edgekeep_core::exchange::{
 use edgekeep_core::http::Peer;
 use edgekeep_core::shard::Epoch;
 use edgekeep_core::{Millis, Timestamp};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -28,8 +29,9 @@ use hyper_util::rt::TokioIo;
 use super::clock::{exact, now};
 use super::deadlines::Elapsed;
 use super::download::Download;
-use super::head::{RequestHead, ResponseHead, apply, edit};
-use super::origins::{ConnectError, Sender};
+use super::head::{RequestHead, apply, edit};
+use super::origin::pool::ConnectError;
+use super::origin::{AnswerBody, AnswerHead, Asked, Held, RequestLines, Upgraded};
 use super::socket::Activity;
 use super::tunnel::tunnel;
 use super::upload::{Turn, Upload};
@@ -55,8 +57,6 @@ pub struct Ending {
     finished: bool,
     /// Held until the response ends.
     lease: Option<(usize, Lease)>,
-    /// The origin's connection, to be kept when the response ends well.
-    connection: Option<(Arc<Endpoint>, Sender)>,
     listed: Cell<Listed>,
 }
 
@@ -72,10 +72,15 @@ enum Listed {
 impl Ending {
     /// The response was sent to its end.
     pub fn sent(mut self: Box<Self>) {
-        if let Some((endpoint, sender)) = self.connection.take() {
-            self.worker.origins.put(&endpoint, sender);
-        }
         self.finish(Finished::Sent);
+    }
+
+    /// It was, with an origin's body, whose connection may be used again.
+    pub fn answered(self: Box<Self>, body: &AnswerBody) {
+        if let Some((endpoint, connection)) = body.reusable() {
+            self.worker.origins.put(endpoint, connection);
+        }
+        self.sent();
     }
 
     /// The answer goes on, moved by this task: from now on it ends with its session.
@@ -173,7 +178,6 @@ pub async fn serve(
         started,
         finished: false,
         lease: None,
-        connection: None,
         listed: Cell::new(Listed::NotYet),
     });
     // Called where it is awaited, and in boxes what is rare: a future has room for all that it may ever wait for, and is
@@ -223,11 +227,10 @@ pub fn session_answer(load: Load) -> SessionAnswer {
     }
 }
 
-/// A response head from an origin, with what it came over.
+/// An origin's answer.
 struct Answer {
-    parts: http::response::Parts,
-    incoming: Incoming,
-    connection: Option<(Arc<Endpoint>, Sender)>,
+    head: AnswerHead,
+    body: AnswerBody,
 }
 
 struct Drive<'a> {
@@ -324,7 +327,7 @@ impl Drive<'_> {
             }
             // An origin that comes back makes places too, and calls nobody. The others are called when they are the first.
             let patience = if place.is_first() { span(rest).min(LINE_LOOK) } else { span(rest) };
-            let called = std::pin::pin!(std::future::poll_fn(|cx| place.poll_called(cx)));
+            let called = pin!(poll_fn(|cx| place.poll_called(cx)));
             match deadlines.within(patience, called).await {
                 Ok(()) => return true,
                 Err(Elapsed) if place.is_first() => return true,
@@ -357,11 +360,10 @@ impl Drive<'_> {
         match self.send(plan).await {
             Ok(answer) => {
                 let replayable = self.upload.is_replayable();
-                let answered = ResponseHead(&answer.parts);
                 let waited = self.upload.sent_ago();
                 let step = self.event(|exchange, cx| {
                     waited.into_iter().for_each(|span| exchange.waited(span));
-                    exchange.answered(&answered, replayable, cx)
+                    exchange.answered(&answer.head, replayable, cx)
                 });
                 self.answer = Some(answer);
                 step
@@ -389,24 +391,32 @@ impl Drive<'_> {
         let Some(endpoint) = endpoint else { return Err(failed(FailedStage::Connect, false)) };
         let (response_timeout, connect_timeout) = (span(plan.response_timeout), span(plan.connect_timeout));
         let url = &endpoint.url;
-        let mut sender = match self.ending.worker.origins.take(endpoint) {
-            Some(sender) => sender,
+        let connection = match self.ending.worker.origins.take(endpoint) {
+            Some(connection) => connection,
             None => match Box::pin(self.connect(endpoint, connect_timeout)).await {
-                Ok(sender) => sender,
+                Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(origin = %url, %error, "no connection to the origin");
                     return Err(failed(FailedStage::Connect, matches!(error, ConnectError::TimedOut)));
                 }
             },
         };
+        let lines = RequestLines {
+            parts: self.head.parts,
+            edits: &plan.head,
+            host: plan.host.as_deref(),
+            authority: &url.authority,
+            upgrade: plan.upgrade,
+        };
         // The origin's time begins with it, and not while there is no connection.
-        let request = self.request(*plan, &rules, url);
-        let mut sending = std::pin::pin!(sender.try_send_request(request));
+        connection.borrow_mut().begin(&lines, self.upload.attempt(plan.retry_buffer));
+        let asked = Asked::of(&self.head.parts.method, plan.upgrade);
+        let mut answering = pin!(poll_fn(|cx| connection.borrow_mut().poll_answer(asked, cx)));
         let mut wait = response_timeout.min(GOES_ON);
         // The origin's time begins when it has the whole request; until then each piece has that time.
-        let sent = loop {
-            match self.ending.worker.deadlines.within(wait, sending.as_mut()).await {
-                Ok(sent) => break Ok(sent),
+        let answered = loop {
+            match self.ending.worker.deadlines.within(wait, answering.as_mut()).await {
+                Ok(answered) => break Ok(answered),
                 Err(_) => {
                     if !self.upload.is_ended() {
                         self.ending.goes_on(&this_task().await);
@@ -418,21 +428,11 @@ impl Drive<'_> {
                 }
             }
         };
-        match sent {
-            Ok(Ok(response)) => {
-                let (parts, incoming) = response.into_parts();
-                Ok(Answer { parts, incoming, connection: Some((endpoint.clone(), sender)) })
-            }
-            Ok(Err(mut error)) => {
-                let stage = if error.take_message().is_some() {
-                    FailedStage::Unsent
-                } else if error.error().is_parse() || sender.has_heard() {
-                    FailedStage::HeadReceived
-                } else {
-                    FailedStage::Sent
-                };
-                tracing::debug!(origin = %url, error = %error.error(), ?stage, "the origin did not answer");
-                Err(failed(stage, false))
+        match answered {
+            Ok(Ok(head)) => Ok(Answer { head, body: AnswerBody::new(connection, endpoint.clone()) }),
+            Ok(Err(failure)) => {
+                tracing::debug!(origin = %url, error = %failure, stage = ?failure.stage, "the origin did not answer");
+                Err(failed(failure.stage, false))
             }
             Err(Turn::Origin) => Err(failed(FailedStage::Sent, true)),
             Err(Turn::Client) => {
@@ -442,54 +442,9 @@ impl Drive<'_> {
         }
     }
 
-    async fn connect(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<Sender, ConnectError> {
+    async fn connect(&self, endpoint: &Arc<Endpoint>, within: Duration) -> Result<Held, ConnectError> {
         let worker = &self.ending.worker;
         worker.origins.connect(endpoint, &worker.certificates, within).await
-    }
-
-    /// The client's head with core's edits, in origin form.
-    fn request(&self, plan: Plan, rules: &Rules, url: &OriginUrl) -> Request<super::upload::Attempt> {
-        let parts: &Parts = self.head.parts;
-        let mut request = Request::new(self.upload.attempt(plan.retry_buffer));
-        *request.method_mut() = parts.method.clone();
-        *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = match parts.uri.path_and_query() {
-            Some(target) => Uri::from(target.clone()),
-            None => Uri::from_static("/"),
-        };
-        let headers = request.headers_mut();
-        *headers = parts.headers.clone();
-        let protocol = if plan.upgrade { headers.get(UPGRADE).cloned() } else { None };
-        edit(headers, plan.head, &rules.config.balance.sticky.cookie_name);
-        // hyper writes the framing anew from the body itself, and has answered `Expect` on its own.
-        headers.remove(CONTENT_LENGTH);
-        headers.remove(EXPECT);
-        // Of no body at all it writes nothing, and origins may refuse such a request of a method that has one (411).
-        if self.upload.is_empty() && matches!(parts.method.as_str(), "POST" | "PUT" | "PATCH") {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        // Said anew on this connection: the client takes trailers.
-        if parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-            headers.insert(CONNECTION, HeaderValue::from_static("te"));
-        }
-        if let Some(protocol) = protocol {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, protocol);
-        }
-        let host = plan.host.as_deref().or(self.head.parts.uri.authority().map(http::uri::Authority::as_str));
-        match host.and_then(|host| HeaderValue::from_str(host).ok()) {
-            Some(host) => {
-                headers.insert(HOST, host);
-            }
-            None if !headers.contains_key(HOST) => {
-                if let Ok(host) = HeaderValue::from_str(&url.authority) {
-                    headers.insert(HOST, host);
-                }
-            }
-            None => {}
-        }
-        request
     }
 }
 
@@ -497,26 +452,25 @@ fn respond(
     reply: Reply,
     answer: Option<Answer>,
     upgrade: Option<OnUpgrade>,
-    mut ending: Box<Ending>,
+    ending: Box<Ending>,
 ) -> Response<Download> {
     let Reply { status, head, body, .. } = reply;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let sticky = ending.exchange.rules().config.balance.sticky.cookie_name.clone();
     match (body, answer) {
         (ReplyBody::Origin, Some(answer)) => {
-            let Answer { mut parts, incoming, connection } = answer;
-            ending.connection = connection;
-            edit(&mut parts.headers, head, &sticky);
-            let mut response = Response::new(Download::Origin(incoming, Some(ending)));
+            let mut headers = answer.head.headers;
+            edit(&mut headers, head, &sticky);
+            let mut response = Response::new(Download::Origin(answer.body, Some(ending)));
             *response.status_mut() = status;
-            *response.headers_mut() = parts.headers;
+            *response.headers_mut() = headers;
             response
         }
-        (ReplyBody::Upgrade, Some(mut answer)) => {
-            let protocol = answer.parts.headers.get(UPGRADE).cloned();
-            edit(&mut answer.parts.headers, head, &sticky);
-            let headers = std::mem::take(&mut answer.parts.headers);
-            join(upgrade, answer, ending);
+        (ReplyBody::Upgrade, Some(answer)) => {
+            let mut headers = answer.head.headers;
+            let protocol = headers.get(UPGRADE).cloned();
+            edit(&mut headers, head, &sticky);
+            join(upgrade, answer.body.upgraded(), ending);
             let mut response = Response::new(Download::Bytes(None, None));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
@@ -562,13 +516,12 @@ fn log_event(event: &SessionEvent) {
 }
 
 /// Copies bytes both ways; the lease is held as long.
-fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
+fn join(upgrade: Option<OnUpgrade>, origin: Upgraded, ending: Box<Ending>) {
     let Some(client) = upgrade else { return };
-    let origin = hyper::upgrade::on(Response::from_parts(answer.parts, answer.incoming));
     tokio::task::spawn_local(async move {
         ending.moved(&this_task().await);
         let joined: Result<(), Box<dyn std::error::Error>> = async {
-            let (client, origin) = (TokioIo::new(client.await?), TokioIo::new(origin.await?));
+            let client = TokioIo::new(client.await?);
             let silence = span(ending.exchange.rules().config.server.idle_timeout);
             tunnel(client, origin, silence, || ending.activity.is_cut()).await?;
             Ok(())
@@ -582,7 +535,7 @@ fn join(upgrade: Option<OnUpgrade>, answer: Answer, ending: Box<Ending>) {
 
 /// What wakes the task that asks.
 async fn this_task() -> Waker {
-    std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await
+    poll_fn(|cx| Poll::Ready(cx.waker().clone())).await
 }
 
 fn span(millis: Millis) -> Duration {

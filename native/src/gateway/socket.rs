@@ -82,7 +82,10 @@ impl Activity {
     }
 
     pub fn request_ended(&self) {
-        self.note(IDLE);
+        // What is cut stays so: nothing more passes, whoever ended the request.
+        if !self.is_cut() {
+            self.note(IDLE);
+        }
         if let Some(connection) = &self.connection
             && connection.streams.fetch_sub(1, Ordering::Relaxed) == 1
         {

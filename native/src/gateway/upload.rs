@@ -115,12 +115,6 @@ impl Upload {
         self.0.borrow().ended
     }
 
-    /// The client sent none, not even a byte.
-    pub fn is_empty(&self) -> bool {
-        let state = self.0.borrow();
-        state.ended && state.read == 0
-    }
-
     pub fn is_too_large(&self) -> bool {
         self.0.borrow().too_large
     }

@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 
 use super::connection::converse;
 use super::deadlines::Deadlines;
-use super::origins::Origins;
+use super::origin::pool::Origins;
 use super::streams::{Streams, watch};
 use crate::log;
 use crate::notify::Notifier;

@@ -173,7 +173,7 @@ fn an_integer_and_its_text_are_one_user(d: &Deployment) -> Result<()> {
 fn an_access_token_can_be_given_a_shorter_life(d: &Deployment) -> Result<()> {
     let session = d.login_with(&json!({ "user_id": "hal", "access_ttl": 1 }))?;
     ensure!(session.expires_in == 1, "{}", session.expires_in);
-    thread::sleep(std::time::Duration::from_millis(2100));
+    thread::sleep(Duration::from_millis(2100));
     for path in ["/echo/token/x", "/echo/x", "/echo/account/x", "/echo/optional/x"] {
         d.get(path).bearer(&session.access).send()?.problem(401, "expired_token")?;
     }

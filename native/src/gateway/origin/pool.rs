@@ -2,22 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgekeep_core::exchange::Endpoint;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::heard::Listening;
-pub use super::heard::Sender;
-use super::joined::Joined;
-use super::listen::ALIVE;
+use super::stream::Stream;
+use super::{Connection, Held};
+use crate::gateway::clock::Tick;
+use crate::gateway::listen::ALIVE;
 use crate::tls::Certificates;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
@@ -36,8 +35,8 @@ pub struct Origins {
 }
 
 struct Idle {
-    sender: Sender,
-    since: Instant,
+    connection: Held,
+    since: Tick,
 }
 
 /// Why there is no connection.
@@ -45,8 +44,6 @@ struct Idle {
 pub enum ConnectError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("{0}")]
-    Handshake(#[from] hyper::Error),
     #[error("timed out")]
     TimedOut,
     #[error("TLS: {0}")]
@@ -54,46 +51,33 @@ pub enum ConnectError {
 }
 
 impl Origins {
-    /// A kept connection that is ready now.
-    pub fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Sender> {
+    /// A kept connection that is still there.
+    pub fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Held> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(endpoint)?;
         // From the end: the one used last is the least likely to have been closed by the origin.
-        let mut at = kept.len();
-        while at > 0 {
-            at -= 1;
-            if kept[at].sender.is_ready() {
-                return Some(kept.swap_remove(at).sender);
-            }
-            if kept[at].sender.is_closed() {
-                kept.swap_remove(at);
-            }
-        }
-        None
+        std::iter::from_fn(|| kept.pop()).map(|idle| idle.connection).find(|held| held.borrow_mut().is_usable())
     }
 
-    /// Keeps a connection whose response has ended.
-    pub fn put(&self, endpoint: &Arc<Endpoint>, sender: Sender) {
-        if sender.is_closed() {
-            return;
-        }
+    /// Keeps a connection whose answer has ended.
+    pub fn put(&self, endpoint: &Arc<Endpoint>, connection: Held) {
         let mut idle = self.idle.borrow_mut();
         let kept = match idle.get_mut(endpoint) {
             Some(kept) => kept,
             None => idle.entry(endpoint.clone()).or_default(),
         };
         if kept.len() < IDLE_AT_MOST {
-            kept.push(Idle { sender, since: Instant::now() });
+            kept.push(Idle { connection, since: Tick::now() });
         }
     }
 
-    /// Closes what nobody used for a while.
+    /// Closes what nobody used for a while, and what its origin has closed.
     pub fn sweep(&self) {
-        let now = Instant::now();
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_FOR);
+            kept.retain(|idle| idle.since.elapsed() < IDLE_FOR && idle.connection.borrow_mut().is_usable());
             !kept.is_empty()
         });
+        let now = Instant::now();
         self.said.borrow_mut().retain(|_, last| now.duration_since(*last) < SAID_EVERY);
     }
 
@@ -103,13 +87,14 @@ impl Origins {
         endpoint: &Arc<Endpoint>,
         certificates: &ArcSwap<Certificates>,
         within: Duration,
-    ) -> Result<Sender, ConnectError> {
+    ) -> Result<Held, ConnectError> {
         let connecting = async {
             let stream = dial(endpoint).await?;
-            if !endpoint.is_encrypted() {
-                return speak(Joined(stream)).await;
-            }
-            speak(encrypt(stream, endpoint, &certificates.load_full()).await?).await
+            let stream = match endpoint.is_encrypted() {
+                false => Stream::Plain(stream),
+                true => Stream::Encrypted(Box::new(encrypt(stream, endpoint, &certificates.load_full()).await?)),
+            };
+            Ok(Rc::new(RefCell::new(Connection::new(stream))))
         };
         let connected = tokio::time::timeout(within, connecting).await.unwrap_or(Err(ConnectError::TimedOut));
         if let Err(error @ ConnectError::Tls(_)) = &connected {
@@ -143,24 +128,11 @@ pub async fn encrypt(
     stream: TcpStream,
     endpoint: &Endpoint,
     certificates: &Certificates,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<TcpStream>, ConnectError> {
     let failed = |why: &dyn std::fmt::Display| ConnectError::Tls(why.to_string());
     let name = endpoint.certified_name().to_owned();
     let name = ServerName::try_from(name).map_err(|_| failed(&"its host is no name that a certificate can have"))?;
     let connector =
         certificates.origin(endpoint.tls.as_ref()).ok_or_else(|| failed(&"its certificates are not read"))?;
     connector.connect(name, stream).await.map_err(|error| failed(&error))
-}
-
-async fn speak<S>(stream: S) -> Result<Sender, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (stream, heard) = Listening::new(stream);
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
-        // How a kept connection ends is of no interest: the next request finds it closed.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Sender::new(sender, heard))
 }

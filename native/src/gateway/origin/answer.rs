@@ -1,0 +1,175 @@
+//! The head of an origin's answer, and what it says of the body (RFC 9112 §6.3).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use httparse::{ParserConfig, Response, Status};
+use memchr::memchr;
+
+use super::framing::Framing;
+
+/// The largest head, in bytes, and the most lines of one: hyper's limits.
+const LARGEST_HEAD: usize = 400 * 1024;
+const MOST_LINES: usize = 100;
+/// Room for what the gateway adds to an answer.
+const OWN_LINES: usize = 8;
+
+/// What of the request decides how its answer is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// For the head alone.
+    Head,
+    /// For another protocol.
+    Upgrade,
+    Usual,
+}
+
+impl Asked {
+    pub fn of(method: &Method, upgrade: bool) -> Asked {
+        match method {
+            &Method::HEAD => Asked::Head,
+            _ if upgrade => Asked::Upgrade,
+            _ => Asked::Usual,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct AnswerHead {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+}
+
+#[derive(Debug)]
+pub struct Answered {
+    pub head: AnswerHead,
+    pub framing: Framing,
+    /// The origin keeps the connection open.
+    pub persists: bool,
+}
+
+/// Why an answer cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the answer's head: {0}")]
+    Syntax(#[from] httparse::Error),
+    #[error("the answer's head is cut off")]
+    Cut,
+    #[error("the answer's head has more than {LARGEST_HEAD} bytes")]
+    TooLarge,
+    #[error("a status of {0}")]
+    Status(u16),
+    #[error("a header that is none: {0}")]
+    Header(#[from] http::Error),
+    #[error("lengths that differ or are none")]
+    Length,
+    #[error("a transfer coding in HTTP/1.0")]
+    OldCoding,
+    #[error("an upgrade that nobody asked for")]
+    Upgrade,
+}
+
+/// Takes the head of the final answer out of what was read; none: there is no whole one yet. Interim answers are left
+/// out.
+pub fn read(read: &mut BytesMut, asked: Asked) -> Result<Option<Answered>, AnswerError> {
+    loop {
+        let Some(length) = head_length(read) else {
+            return if read.len() > LARGEST_HEAD { Err(AnswerError::TooLarge) } else { Ok(None) };
+        };
+        if length > LARGEST_HEAD {
+            return Err(AnswerError::TooLarge);
+        }
+        let (head, is_old) = parse(&read.split_to(length).freeze())?;
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS if asked == Asked::Upgrade => {}
+            StatusCode::SWITCHING_PROTOCOLS => return Err(AnswerError::Upgrade),
+            status if status.is_informational() => continue,
+            _ => {}
+        }
+        return answered(head, is_old, asked).map(Some);
+    }
+}
+
+/// Up to and with the empty line.
+fn head_length(read: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr(b'\n', read.get(at..)?)? + 1;
+        match read.get(at..)? {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+}
+
+fn parse(bytes: &Bytes) -> Result<(AnswerHead, bool), AnswerError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MOST_LINES];
+    let mut response = Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut lines)?;
+    let (Status::Complete(_), Some(code), Some(version)) = (parsed, response.code, response.version) else {
+        return Err(AnswerError::Cut);
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| AnswerError::Status(code))?;
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + OWN_LINES);
+    for line in &*response.headers {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(http::Error::from)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(http::Error::from)?;
+        headers.append(name, value);
+    }
+    Ok((AnswerHead { status, headers }, version == 0))
+}
+
+fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered, AnswerError> {
+    let says = |name: &str| {
+        let lines = head.headers.get_all(CONNECTION).iter();
+        lines
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let persists = if is_old { says("keep-alive") } else { !says("close") };
+    let codings = head.headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    let (framing, persists) = if asked == Asked::Head
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS)
+    {
+        (Framing::None, persists)
+    } else if let Some(codings) = codings {
+        if is_old {
+            return Err(AnswerError::OldCoding);
+        }
+        let last = codings.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+        if last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            // With a length too, somebody before may have read another answer than this one: nothing follows on it.
+            let is_sure = head.headers.remove(CONTENT_LENGTH).is_none();
+            (Framing::chunked(), persists && is_sure)
+        } else {
+            head.headers.remove(CONTENT_LENGTH);
+            (Framing::UntilClose, false)
+        }
+    } else {
+        match length(&head.headers)? {
+            Some(length) => (Framing::of_length(length), persists),
+            None => (Framing::UntilClose, false),
+        }
+    };
+    Ok(Answered { head, framing, persists })
+}
+
+/// The one length that all lines give.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerError> {
+    let mut length = None;
+    for line in headers.get_all(CONTENT_LENGTH) {
+        for text in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+            let said = std::str::from_utf8(text).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+            match (said, length) {
+                (None, _) => return Err(AnswerError::Length),
+                (Some(said), Some(before)) if said != before => return Err(AnswerError::Length),
+                (said, _) => length = said,
+            }
+        }
+    }
+    Ok(length)
+}
