@@ -173,3 +173,92 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerError> {
     }
     Ok(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(text: &str, asked: Asked) -> Result<(Answered, usize), AnswerError> {
+        let mut bytes = BytesMut::from(text);
+        read(&mut bytes, asked).map(|answered| (answered.unwrap(), bytes.len()))
+    }
+
+    #[test]
+    fn a_body_ends_as_rfc_9112_says() {
+        let chunked = Framing::chunked;
+        for (head, asked, framing, persists) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5", Asked::Usual, Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\ncontent-length: 5", Asked::Usual, Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0", Asked::Usual, Framing::None, true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x, Close", Asked::Usual, Framing::Length(5), false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5", Asked::Usual, Framing::Length(5), false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive", Asked::Usual, Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, Chunked", Asked::Usual, chunked(), true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5", Asked::Usual, chunked(), false),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ncontent-length: 5",
+                Asked::Usual,
+                Framing::UntilClose,
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\nx: y", Asked::Usual, Framing::UntilClose, false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5", Asked::Head, Framing::None, true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked", Asked::Head, Framing::None, true),
+            ("HTTP/1.1 204 No\r\ncontent-length: 5", Asked::Usual, Framing::None, true),
+            ("HTTP/1.1 304 Not\r\ncontent-length: 5", Asked::Usual, Framing::None, true),
+            ("HTTP/1.1 101 Ws\r\nupgrade: websocket", Asked::Upgrade, Framing::None, true),
+            (
+                "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 200\r\ncontent-length: 1",
+                Asked::Usual,
+                Framing::Length(1),
+                true,
+            ),
+            ("HTTP/1.1 200 OK\ncontent-length: 5", Asked::Usual, Framing::Length(5), true),
+        ] {
+            let (answered, left) = whole(&format!("{head}\r\n\r\nrest"), asked).unwrap();
+            assert_eq!((answered.framing, answered.persists, left), (framing, persists, 4), "{head}");
+            let both = answered.head.headers.contains_key(CONTENT_LENGTH)
+                && answered.head.headers.contains_key(TRANSFER_ENCODING);
+            assert!(!both, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_LINES + 1));
+        let large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(LARGEST_HEAD));
+        for text in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nname : value\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\u{0}\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 101 Switching\r\nupgrade: websocket\r\n\r\n",
+            "SSH-2.0-OpenSSH\r\n\r\n",
+            "\r\n\r\n",
+            &many,
+            &large,
+            &"x".repeat(LARGEST_HEAD + 1),
+        ] {
+            let refused = whole(text, Asked::Usual);
+            assert!(refused.is_err(), "{}: {refused:?}", text.chars().take(60).collect::<String>());
+        }
+    }
+
+    #[test]
+    fn a_head_is_waited_for_until_its_last_byte() {
+        let text = "HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 2\r\n\r\n";
+        let mut bytes = BytesMut::new();
+        for byte in text.bytes() {
+            assert!(read(&mut bytes, Asked::Usual).unwrap().is_none());
+            bytes.extend_from_slice(&[byte]);
+        }
+        let answered = read(&mut bytes, Asked::Usual).unwrap().unwrap();
+        assert_eq!((answered.head.status, answered.head.headers["a"].as_bytes()), (StatusCode::OK, &b"b"[..]));
+    }
+}

@@ -42,7 +42,7 @@ pub enum Next {
 }
 
 /// Why a body cannot be read on.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     #[error("a chunk's size is none")]
     Size,
@@ -111,13 +111,17 @@ impl Chunks {
     fn next(&mut self, read: &mut BytesMut) -> Result<Next, FramingError> {
         loop {
             match self {
+                // httparse takes no digit at all for a size of 0.
+                Chunks::Size if read.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                    return Err(FramingError::Size);
+                }
                 Chunks::Size => match httparse::parse_chunk_size(read) {
-                    Ok(Status::Complete((length, size))) => {
+                    Ok(Status::Complete((length, size))) if length <= LONGEST_SIZE => {
                         read.advance(length);
                         *self = if size == 0 { Chunks::Trailers } else { Chunks::Data(size) };
                     }
                     Ok(Status::Partial) if read.len() < LONGEST_SIZE => return Ok(Next::More(usize::MAX)),
-                    Ok(Status::Partial) | Err(_) => return Err(FramingError::Size),
+                    Ok(_) | Err(_) => return Err(FramingError::Size),
                 },
                 Chunks::Data(rest) => {
                     let Some(data) = take(read, rest) else { return Ok(Next::More(usize::MAX)) };
@@ -157,9 +161,9 @@ fn known(bytes: u64) -> usize {
 fn trailers(read: &mut BytesMut) -> Result<Next, FramingError> {
     let mut lines = [EMPTY_HEADER; MOST_TRAILERS];
     let (length, lines) = match httparse::parse_headers(read, &mut lines) {
-        Ok(Status::Complete(parsed)) => parsed,
+        Ok(Status::Complete(parsed)) if parsed.0 <= LARGEST_TRAILERS => parsed,
         Ok(Status::Partial) if read.len() < LARGEST_TRAILERS => return Ok(Next::More(usize::MAX)),
-        Ok(Status::Partial) | Err(_) => return Err(FramingError::Trailers),
+        Ok(_) | Err(_) => return Err(FramingError::Trailers),
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
     for line in lines {
@@ -169,4 +173,78 @@ fn trailers(read: &mut BytesMut) -> Result<Next, FramingError> {
     }
     read.advance(length);
     Ok(if trailers.is_empty() { Next::End } else { Next::Trailers(trailers) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Data and trailers of a body that comes in pieces of this size, and what is left behind it.
+    fn read(mut framing: Framing, bytes: &[u8], size: usize) -> Result<(Vec<u8>, HeaderMap, Vec<u8>), FramingError> {
+        let (mut data, mut trailers, mut read) = (Vec::new(), HeaderMap::new(), BytesMut::new());
+        let mut pieces = bytes.chunks(size);
+        loop {
+            match framing.next(&mut read)? {
+                Next::Data(piece) => {
+                    assert!(!piece.is_empty());
+                    data.extend_from_slice(&piece);
+                }
+                Next::Trailers(found) => trailers = found,
+                Next::End => break,
+                Next::More(most) => match pieces.next() {
+                    _ if most == 0 => panic!("nothing is needed"),
+                    Some(piece) => read.extend_from_slice(piece),
+                    None if framing.ends_by_close() => {}
+                    None => panic!("{framing:?} is not over after {}", bytes[..bytes.len().min(99)].escape_ascii()),
+                },
+            }
+        }
+        assert!(framing.is_over());
+        read.extend_from_slice(&pieces.collect::<Vec<_>>().concat());
+        Ok((data, trailers, read.to_vec()))
+    }
+
+    #[test]
+    fn bodies_end_where_they_say_however_they_come() {
+        let chunked = b"3\r\nabc\r\n00A;ext=\"1\"\r\n0123456789\r\n0\r\n\r\nnext";
+        let trailed = b"1\r\nx\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\nnext";
+        for size in 1..=chunked.len() {
+            let (data, trailers, rest) = read(Framing::chunked(), chunked, size).unwrap();
+            assert_eq!((&data[..], trailers.len(), &rest[..]), (&b"abc0123456789"[..], 0, &b"next"[..]), "by {size}");
+            let (data, trailers, rest) = read(Framing::chunked(), trailed, size).unwrap();
+            let sums: Vec<_> = trailers.get_all("x-sum").iter().map(|sum| sum.to_str().unwrap()).collect();
+            assert_eq!((&data[..], &sums[..], &rest[..]), (&b"x"[..], &["1", "2"][..], &b"next"[..]), "by {size}");
+            let (data, _, rest) = read(Framing::of_length(5), b"12345next", size).unwrap();
+            assert_eq!((&data[..], &rest[..]), (&b"12345"[..], &b"next"[..]), "by {size}");
+            let (data, _, rest) = read(Framing::UntilClose, b"12345next", size).unwrap();
+            assert_eq!((&data[..], rest.len()), (&b"12345next"[..], 0), "by {size}");
+        }
+        assert_eq!(read(Framing::of_length(0), b"next", 4).unwrap().2, b"next");
+    }
+
+    #[test]
+    fn chunks_that_are_none_are_refused() {
+        let long = [b"1;".to_vec(), vec![b'x'; LONGEST_SIZE], b"\r\nx\r\n0\r\n\r\n".to_vec()].concat();
+        let trailers = [b"0\r\n".to_vec(), b"a: b\r\n".repeat(MOST_TRAILERS + 1), b"\r\n".to_vec()].concat();
+        let large = [b"0\r\na: ".to_vec(), vec![b'x'; LARGEST_TRAILERS], b"\r\n\r\n".to_vec()].concat();
+        for (bytes, error) in [
+            (&b"x\r\n"[..], FramingError::Size),
+            (b"-1\r\n", FramingError::Size),
+            (b"\r\n", FramingError::Size),
+            (b"1\nx\r\n0\r\n\r\n", FramingError::Size),
+            (b"10000000000000000\r\n", FramingError::Size),
+            (&long, FramingError::Size),
+            (b"1\r\nxx\r\n", FramingError::DataEnd),
+            (b"1\r\nx\n\n", FramingError::DataEnd),
+            (b"0\r\nno colon\r\n\r\n", FramingError::Trailers),
+            (b"0\r\nspace : 1\r\n\r\n", FramingError::Trailers),
+            (&trailers, FramingError::Trailers),
+            (&large, FramingError::Trailers),
+        ] {
+            let start = &bytes[..bytes.len().min(60)];
+            for size in [1, 2, 5, 1024] {
+                assert_eq!(read(Framing::chunked(), bytes, size), Err(error.clone()), "{}", start.escape_ascii());
+            }
+        }
+    }
 }

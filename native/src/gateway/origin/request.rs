@@ -8,8 +8,6 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE};
 use http::request::Parts;
 use http_body::Body;
 
-use crate::gateway::upload::Attempt;
-
 /// What a head is written from.
 pub struct RequestLines<'a> {
     pub parts: &'a Parts,
@@ -32,7 +30,7 @@ pub enum RequestFraming {
 }
 
 impl RequestFraming {
-    pub fn of(body: &Attempt) -> RequestFraming {
+    pub fn of(body: &impl Body) -> RequestFraming {
         match body.size_hint().exact() {
             _ if body.is_end_stream() => RequestFraming::None,
             Some(length) => RequestFraming::Length(length),
@@ -104,4 +102,75 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Whether a value can stand in a line (RFC 9110 §5.5): above all, none ends it.
 fn is_value(value: &[u8]) -> bool {
     value.iter().all(|byte| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn written(request: http::request::Builder, edits: &HeaderEdits, framing: RequestFraming) -> String {
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let upgrade = parts.headers.get("upgrade").is_some();
+        let lines = RequestLines { parts: &parts, edits, host: None, authority: "origin:8080", upgrade };
+        let mut out = Vec::new();
+        lines.write(framing, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_core_takes_out_is_not_written_and_what_it_sets_stands_once() {
+        let request = Request::get("/a?b=c").header("host", "app").header("accept", "x").header("accept", "y");
+        let request = request.header("x-edgekeep-user", "spoofed").header("x-named", "1").header("cookie", "a=1");
+        let request = request.header("te", "gzip").header("keep-alive", "5").header("expect", "100-continue");
+        let mut edits = HeaderEdits::default();
+        edits.remove_internal = true;
+        edits.remove("x-named");
+        edits.set("cookie", "a=2");
+        edits.set("x-edgekeep-user", "42");
+        edits.add("x-added", "1");
+        edits.set("x-bad", "ends\r\nhere: 1");
+        assert_eq!(
+            written(request, &edits, RequestFraming::None),
+            "GET /a?b=c HTTP/1.1\r\nhost: app\r\naccept: x\r\naccept: y\r\ncookie: a=2\r\nx-edgekeep-user: 42\r\n\
+             x-added: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn the_host_is_the_targets_then_the_clients_then_the_origins() {
+        let none = HeaderEdits::default();
+        for (request, host) in [
+            (Request::get("http://target:81/").header("host", "client"), "target:81"),
+            (Request::get("/").header("host", "client"), "client"),
+            (Request::get("/"), "origin:8080"),
+        ] {
+            let head = written(request, &none, RequestFraming::None);
+            assert_eq!(head, format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn framing_upgrades_and_trailers_are_said_anew() {
+        let none = HeaderEdits::default();
+        let lied = || Request::put("/").header("host", "a").header("content-length", "7");
+        for (request, framing, rest) in [
+            (lied(), RequestFraming::Length(3), "content-length: 3"),
+            (lied(), RequestFraming::Chunked, "transfer-encoding: chunked"),
+            (lied(), RequestFraming::None, "content-length: 0"),
+            (
+                lied().header("te", "Trailers").header("connection", "te"),
+                RequestFraming::Length(1),
+                "te: trailers\r\nconnection: te\r\ncontent-length: 1",
+            ),
+            (
+                lied().header("te", "trailers").header("upgrade", "websocket").header("connection", "upgrade"),
+                RequestFraming::None,
+                "connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0",
+            ),
+        ] {
+            assert_eq!(written(request, &none, framing), format!("PUT / HTTP/1.1\r\nhost: a\r\n{rest}\r\n\r\n"));
+        }
+    }
 }

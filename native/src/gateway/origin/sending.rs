@@ -19,8 +19,7 @@ const SMALL: usize = 2048;
 const KEPT_ROOM: usize = 16 * 1024;
 const CRLF: &[u8] = b"\r\n";
 
-#[derive(Default)]
-pub struct Sending {
+pub struct Sending<B = Attempt> {
     /// The head, small pieces, and the sizes of chunks, of which the first bytes have left.
     out: Vec<u8>,
     left: usize,
@@ -29,7 +28,7 @@ pub struct Sending {
     /// and what ends its chunk.
     end: &'static [u8],
     /// What is still to come.
-    body: Option<Attempt>,
+    body: Option<B>,
     chunked: bool,
     /// A byte of this request has left.
     begun: bool,
@@ -45,8 +44,23 @@ pub enum SendError {
     Io(#[from] Error),
 }
 
-impl Sending {
-    pub fn begin(&mut self, lines: &RequestLines<'_>, body: Attempt) {
+impl<B> Default for Sending<B> {
+    fn default() -> Sending<B> {
+        Sending {
+            out: Vec::new(),
+            left: 0,
+            piece: Bytes::new(),
+            end: b"",
+            body: None,
+            chunked: false,
+            begun: false,
+            is_on: false,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
+    pub fn begin(&mut self, lines: &RequestLines<'_>, body: B) {
         let framing = RequestFraming::of(&body);
         self.out.clear();
         lines.write(framing, &mut self.out);
@@ -172,5 +186,108 @@ impl Sending {
         self.piece.advance(of_piece);
         sent -= of_piece;
         self.end = self.end.get(sent..).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::Result as IoResult;
+    use std::task::Waker;
+
+    use edgekeep_core::http::HeaderEdits;
+    use http::{HeaderValue, Request};
+    use http_body::SizeHint;
+
+    use super::*;
+
+    /// A client's body: its frames, with a pause before each.
+    struct Frames {
+        frames: VecDeque<Frame<Bytes>>,
+        length: Option<u64>,
+        paused: bool,
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = UploadError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+            self.paused = !self.paused;
+            if self.paused { Poll::Pending } else { Poll::Ready(self.frames.pop_front().map(Ok)) }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.frames.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+
+    /// Takes so many bytes at a call.
+    struct Taking(usize, Vec<u8>);
+
+    impl AsyncWrite for Taking {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<IoResult<usize>> {
+            let taken = bytes.len().min(self.0);
+            self.1.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<IoResult<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<IoResult<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What goes out when so many bytes are taken at a time.
+    fn sent(taken: usize, length: Option<u64>, frames: impl IntoIterator<Item = Frame<Bytes>>) -> Vec<u8> {
+        let (parts, ()) = Request::post("/x").header("host", "a").body(()).unwrap().into_parts();
+        let edits = HeaderEdits::default();
+        let lines = RequestLines { parts: &parts, edits: &edits, host: None, authority: "b", upgrade: false };
+        let (mut sending, mut stream) = (Sending::default(), Taking(taken, Vec::new()));
+        sending.begin(&lines, Frames { frames: frames.into_iter().collect(), length, paused: false });
+        assert!(!sending.is_done() && !sending.has_begun());
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..1_000 {
+            if let Poll::Ready(done) = sending.poll(&mut stream, &mut cx) {
+                done.unwrap();
+                assert!(sending.is_done() && sending.has_begun());
+                return stream.1;
+            }
+        }
+        panic!("never done");
+    }
+
+    #[test]
+    fn however_little_is_taken_the_same_bytes_go_out() {
+        let (small, large) = (Bytes::from_static(b"small"), Bytes::from(vec![b'l'; SMALL + 1]));
+        let pieces = [small.clone(), Bytes::new(), large.clone(), small.clone(), large.clone()];
+        let all = pieces.concat();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        let frames = || pieces.iter().cloned().map(Frame::data).chain([Frame::trailers(trailers.clone())]);
+        let chunk = |data: &Bytes| [format!("{:x}\r\n", data.len()).as_bytes(), &data[..], CRLF].concat();
+        let chunks = [chunk(&small), chunk(&large), chunk(&small), chunk(&large)].concat();
+        let head = "POST /x HTTP/1.1\r\nhost: a\r\n";
+        let length = format!("{head}content-length: {}\r\n\r\n", all.len());
+        let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n");
+        for taken in [1, 2, 3, 7, 64, 2047, 2048, 2049, 4096, usize::MAX] {
+            let whole = sent(taken, Some(all.len() as u64), frames());
+            assert!(whole == [length.as_bytes(), &all].concat(), "with a length, by {taken}");
+            let whole = sent(taken, None, frames());
+            assert!(whole == [chunked.as_bytes(), &chunks, b"0\r\nx-sum: 1\r\n\r\n"].concat(), "in chunks, by {taken}");
+            let whole = sent(taken, None, [Frame::data(small.clone())]);
+            assert!(whole == [chunked.as_bytes(), &chunk(&small), b"0\r\n\r\n"].concat(), "one chunk, by {taken}");
+        }
+        assert_eq!(sent(5, None, []), format!("{head}content-length: 0\r\n\r\n").into_bytes(), "no body at all");
     }
 }
