@@ -16,9 +16,18 @@ use super::origin::AnswerHead;
 pub struct RequestHead<'a> {
     pub parts: &'a Parts,
     pub peer: Peer,
-    /// A bit for each length and first letter of the names that are there: most that core asks for are not, and looking
-    /// one up costs ten times as much.
-    names: u64,
+    pub names: Names,
+}
+
+/// A bit for each length and first letter of the names that are there: most that core asks for are not, and looking one
+/// up costs ten times as much.
+#[derive(Clone, Copy)]
+pub struct Names(u64);
+
+impl Names {
+    pub fn of(parts: &Parts) -> Names {
+        Names(parts.headers.keys().fold(0, |names, name| names | name_bit(name.as_str())))
+    }
 }
 
 fn name_bit(name: &str) -> u64 {
@@ -26,14 +35,9 @@ fn name_bit(name: &str) -> u64 {
     1 << ((name.len() + usize::from(first) * 7) % 64)
 }
 
-impl<'a> RequestHead<'a> {
-    pub fn new(parts: &'a Parts, peer: Peer) -> RequestHead<'a> {
-        let names = parts.headers.keys().fold(0, |names, name| names | name_bit(name.as_str()));
-        RequestHead { parts, peer, names }
-    }
-
+impl RequestHead<'_> {
     fn may_have(&self, name: &str) -> bool {
-        self.names & name_bit(name) != 0
+        self.names.0 & name_bit(name) != 0
     }
 
     /// What the wire itself gives away: a head that is too large, a target that is none, or a `Host` that is missing or

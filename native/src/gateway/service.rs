@@ -29,7 +29,7 @@ use hyper_util::rt::TokioIo;
 use super::clock::{exact, now};
 use super::deadlines::Elapsed;
 use super::download::Download;
-use super::head::{RequestHead, apply, edit};
+use super::head::{Names, RequestHead, apply, edit};
 use super::origin::pool::ConnectError;
 use super::origin::{AnswerBody, AnswerHead, Asked, Held, RequestLines, Upgraded};
 use super::socket::Activity;
@@ -161,8 +161,9 @@ pub async fn serve(
     let (parts, incoming) = request.into_parts();
     let rules = worker.rules.load_full();
     let upload = Upload::new(incoming, rules.config.limits.body.0);
+    let names = Names::of(&parts);
     let (exchange, step) = worker.with_local(|local| {
-        let head = RequestHead::new(&parts, peer);
+        let head = RequestHead { parts: &parts, peer, names };
         let cx = &mut Context { head: &head, now: now(), local };
         if let Some(problem) = head.fault(rules.config.server.max_header_bytes) {
             return Exchange::begin_refused(&rules, &worker.live, problem, cx);
@@ -183,9 +184,9 @@ pub async fn serve(
     // Called where it is awaited, and in boxes what is rare: a future has room for all that it may ever wait for, and is
     // copied when it moves.
     let (mut ending, answer, reply) = if outlives_client {
-        Box::pin(in_its_own_task(drive(parts, peer, upload, ending, step))).await
+        Box::pin(in_its_own_task(drive(parts, names, peer, upload, ending, step))).await
     } else {
-        drive(parts, peer, upload, ending, step).await
+        drive(parts, names, peer, upload, ending, step).await
     };
     ending.exchange.head_sent(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     Ok(respond(*reply, answer, upgrade, ending))
@@ -194,12 +195,13 @@ pub async fn serve(
 /// Performs what core asks for until it has decided on an answer.
 async fn drive(
     parts: Parts,
+    names: Names,
     peer: Peer,
     upload: Upload,
     ending: Box<Ending>,
     step: Step,
 ) -> (Box<Ending>, Option<Answer>, Box<Reply>) {
-    let head = RequestHead::new(&parts, peer);
+    let head = RequestHead { parts: &parts, peer, names };
     let mut drive =
         Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false), place: None };
     let reply = drive.drive(step).await;
