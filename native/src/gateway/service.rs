@@ -160,7 +160,7 @@ pub async fn serve(
     let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, incoming) = request.into_parts();
     let rules = worker.rules.load_full();
-    let upload = Upload::new(incoming, rules.config.limits.body.0);
+    let upload = Upload::new(incoming, rules.config.limits.body.0, parts.version);
     let (exchange, step) = worker.with_local(|local| {
         let head = RequestHead::new(&parts, peer);
         let cx = &mut Context { head: &head, now: now(), local };
