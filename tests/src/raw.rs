@@ -48,6 +48,11 @@ impl Raw {
         Ok(self.socket.write_all(bytes.as_ref())?)
     }
 
+    /// The same connection once more, for a thread that sends while this one reads.
+    pub fn twin(&self) -> Result<Raw> {
+        Ok(Raw { socket: self.socket.try_clone()?, read: Vec::new() })
+    }
+
     /// Nothing more will be sent.
     pub fn finish(&mut self) -> Result<()> {
         Ok(self.socket.shutdown(Shutdown::Write)?)

@@ -472,14 +472,17 @@ impl Exchange {
         self.forward.failed = true;
         self.attempt_ended(&current, Ended::Failed(failed), cx);
         let nothing_sent = matches!(failed.stage, FailedStage::Connect | FailedStage::Unsent);
-        let again = if nothing_sent {
-            true
-        } else {
-            failed.stage == FailedStage::Sent
-                && !failed.timed_out
-                && failed.replayable
-                && is_idempotent(cx.head.method())
-                && self.may_retry(current.pool)
+        let again = match failed.stage {
+            FailedStage::Connect => true,
+            // Some of its body may have been read to be sent.
+            FailedStage::Unsent => failed.replayable,
+            FailedStage::Sent => {
+                !failed.timed_out
+                    && failed.replayable
+                    && is_idempotent(cx.head.method())
+                    && self.may_retry(current.pool)
+            }
+            FailedStage::HeadReceived => false,
         };
         if again && self.forward.tried.len() < self.most_attempts() {
             self.forward.same_again = failed.stage != FailedStage::Connect && self.forward.tried.is_empty();

@@ -1,11 +1,11 @@
-//! hyper's heads as core asks them, and core's edits as hyper takes them.
+//! Heads as core asks them, a client's and an origin's, and core's edits of what a client is answered.
 
 use bytes::Bytes;
 use edgekeep_core::ByteSize;
 use edgekeep_core::http::{
     Head, HeaderEdits, Peer, Problem, ProblemCode, drops_set_cookie, is_hop_by_hop, is_internal, may_trail,
 };
-use http::header::{FORWARDED, HOST, SET_COOKIE};
+use http::header::{HOST, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use http_body::Frame;
@@ -161,39 +161,12 @@ pub fn apply(headers: &mut HeaderMap, edits: HeaderEdits) {
     for line in lines {
         // Core's ranges lie within its values.
         let Ok(value) = HeaderValue::from_maybe_shared(values.slice(line.value)) else { continue };
-        let name = header_name(line.name);
+        let name = HeaderName::from_static(line.name);
         if line.adds {
             headers.append(name, value);
         } else {
             headers.insert(name, value);
         }
-    }
-}
-
-/// A name that core sets. Those of every request are known: reading a name costs more than all the rest of a line.
-fn header_name(name: &'static str) -> HeaderName {
-    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-    const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-    const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-    const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-    const USER: HeaderName = HeaderName::from_static("x-edgekeep-user");
-    const SESSION: HeaderName = HeaderName::from_static("x-edgekeep-session");
-    const SHARD: HeaderName = HeaderName::from_static("x-edgekeep-shard");
-    const SHARD_EPOCH: HeaderName = HeaderName::from_static("x-edgekeep-shard-epoch");
-    match name {
-        "x-request-id" => REQUEST_ID,
-        "traceparent" => TRACE_PARENT,
-        "x-forwarded-for" => FORWARDED_FOR,
-        "x-forwarded-proto" => FORWARDED_PROTO,
-        "x-forwarded-host" => FORWARDED_HOST,
-        "forwarded" => FORWARDED,
-        "set-cookie" => SET_COOKIE,
-        "x-edgekeep-user" => USER,
-        "x-edgekeep-session" => SESSION,
-        "x-edgekeep-shard" => SHARD,
-        "x-edgekeep-shard-epoch" => SHARD_EPOCH,
-        _ => HeaderName::from_static(name),
     }
 }
 

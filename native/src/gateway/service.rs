@@ -76,7 +76,7 @@ impl Ending {
     }
 
     /// It was, with an origin's body, whose connection may be used again.
-    pub fn answered(self: Box<Self>, body: &AnswerBody) {
+    pub fn answered(self: Box<Self>, body: &mut AnswerBody) {
         if let Some((endpoint, connection)) = body.reusable() {
             self.worker.origins.put(endpoint, connection);
         }
@@ -160,7 +160,7 @@ pub async fn serve(
     let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, incoming) = request.into_parts();
     let rules = worker.rules.load_full();
-    let upload = Upload::new(incoming, rules.config.limits.body.0);
+    let upload = Upload::new(incoming, rules.config.limits.body.0, parts.version);
     let names = Names::of(&parts);
     let (exchange, step) = worker.with_local(|local| {
         let head = RequestHead { parts: &parts, peer, names };
@@ -518,8 +518,8 @@ fn log_event(event: &SessionEvent) {
 }
 
 /// Copies bytes both ways; the lease is held as long.
-fn join(upgrade: Option<OnUpgrade>, origin: Upgraded, ending: Box<Ending>) {
-    let Some(client) = upgrade else { return };
+fn join(upgrade: Option<OnUpgrade>, origin: Option<Upgraded>, ending: Box<Ending>) {
+    let (Some(client), Some(origin)) = (upgrade, origin) else { return };
     tokio::task::spawn_local(async move {
         ending.moved(&this_task().await);
         let joined: Result<(), Box<dyn std::error::Error>> = async {

@@ -4,11 +4,12 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use edgekeep_core::Millis;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -21,6 +22,7 @@ pub struct Upload(Rc<RefCell<State>>);
 
 struct State {
     incoming: Incoming,
+    is_http2: bool,
     /// What was read so far, unless it is more than may be kept.
     kept: Option<Vec<Bytes>>,
     kept_bytes: u64,
@@ -61,15 +63,20 @@ pub enum UploadError {
     TooLarge,
     #[error("the client's body failed: {0}")]
     Client(hyper::Error),
+    #[error("the client has reset its stream")]
+    Reset,
+    #[error("the body is not as long as was said")]
+    Length,
     #[error("the body cannot be sent again")]
     NotReplayable,
 }
 
 impl Upload {
-    pub fn new(incoming: Incoming, limit: u64) -> Upload {
+    pub fn new(incoming: Incoming, limit: u64, version: Version) -> Upload {
         Upload(Rc::new(RefCell::new(State {
             ended: incoming.is_end_stream(),
             incoming,
+            is_http2: version == Version::HTTP_2,
             kept: Some(Vec::new()),
             kept_bytes: 0,
             keep_at_most: 0,
@@ -127,23 +134,32 @@ impl Upload {
     pub async fn collect(&self, limit: u64) -> Result<Option<Vec<u8>>, UploadError> {
         let mut bytes = Vec::new();
         loop {
-            let frame = std::future::poll_fn(|cx| {
-                let mut state = self.0.borrow_mut();
-                Pin::new(&mut state.incoming).poll_frame(cx)
-            });
-            match frame.await {
-                None => return Ok(Some(bytes)),
-                Some(Err(error)) => return Err(UploadError::Client(error)),
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        if (bytes.len() + data.len()) as u64 > limit {
-                            return Ok(None);
-                        }
-                        bytes.extend_from_slice(data);
-                    }
+            let frame = std::future::poll_fn(|cx| self.0.borrow_mut().poll_client(cx));
+            let Some(frame) = frame.await else { return Ok(Some(bytes)) };
+            if let Some(data) = frame?.data_ref() {
+                if (bytes.len() + data.len()) as u64 > limit {
+                    return Ok(None);
                 }
+                bytes.extend_from_slice(data);
             }
         }
+    }
+}
+
+impl State {
+    /// What the client sends next. In HTTP/2 hyper takes a reset that names no error for an end like any other.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            None if self.is_http2 && !self.incoming.is_end_stream() => Poll::Ready(Some(Err(UploadError::Reset))),
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(UploadError::Client))),
+        }
+    }
+}
+
+impl Attempt {
+    /// What an earlier attempt has read is not at hand any more.
+    fn lacks_its_beginning(&self, state: &State) -> bool {
+        state.kept.is_none() && self.sent == 0 && state.read > 0
     }
 }
 
@@ -153,66 +169,46 @@ impl Body for Attempt {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = &mut *self;
-        let mut state = this.upload.0.borrow_mut();
-        if state.generation != this.generation {
+        let state = &mut *this.upload.0.borrow_mut();
+        if state.generation != this.generation || this.lacks_its_beginning(state) {
             return Poll::Ready(Some(Err(UploadError::NotReplayable)));
         }
-        let State {
-            incoming,
-            kept,
-            kept_bytes,
-            keep_at_most,
-            read,
-            limit,
-            too_large,
-            broken,
-            moved_at,
-            ended,
-            owed,
-            ..
-        } = &mut *state;
-        match kept {
-            Some(pieces) => {
-                if let Some(piece) = pieces.get(this.sent) {
-                    this.sent += 1;
-                    return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
-                }
-            }
-            None if this.sent == 0 && *read > 0 => return Poll::Ready(Some(Err(UploadError::NotReplayable))),
-            None => {}
+        if let Some(piece) = state.kept.as_ref().and_then(|pieces| pieces.get(this.sent)) {
+            this.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
         }
-        let mut frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let mut frame = match state.poll_client(cx) {
             Poll::Pending => {
-                *owed = true;
+                state.owed = true;
                 return Poll::Pending;
             }
             Poll::Ready(None) => {
-                (*ended, *moved_at) = (true, Tick::now());
+                (state.ended, state.moved_at) = (true, Tick::now());
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
-                *broken = true;
-                return Poll::Ready(Some(Err(UploadError::Client(error))));
+                state.broken = true;
+                return Poll::Ready(Some(Err(error)));
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         if frame.is_trailers() {
             strip_trailers(&mut frame);
             // They are not kept, so the body could only be sent again without them.
-            *kept = None;
+            state.kept = None;
         }
-        (*owed, *moved_at, *ended) = (false, Tick::now(), incoming.is_end_stream());
+        (state.owed, state.moved_at, state.ended) = (false, Tick::now(), state.incoming.is_end_stream());
         if let Some(data) = frame.data_ref() {
-            *read += data.len() as u64;
-            if *read > *limit {
-                *too_large = true;
+            state.read += data.len() as u64;
+            if state.read > state.limit {
+                state.too_large = true;
                 return Poll::Ready(Some(Err(UploadError::TooLarge)));
             }
             this.sent += 1;
-            if let Some(pieces) = kept {
-                *kept_bytes += data.len() as u64;
-                if *kept_bytes > *keep_at_most {
-                    *kept = None;
+            if let Some(pieces) = &mut state.kept {
+                state.kept_bytes += data.len() as u64;
+                if state.kept_bytes > state.keep_at_most {
+                    state.kept = None;
                 } else {
                     pieces.push(data.clone());
                 }
@@ -223,7 +219,11 @@ impl Body for Attempt {
 
     fn is_end_stream(&self) -> bool {
         let state = self.upload.0.borrow();
-        state.kept.as_ref().is_none_or(|kept| self.sent >= kept.len()) && state.incoming.is_end_stream()
+        let has_sent_what_was_read = match &state.kept {
+            Some(kept) => self.sent >= kept.len(),
+            None => !self.lacks_its_beginning(&state),
+        };
+        has_sent_what_was_read && state.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use edgekeep_tests::{Deployment, Raw, Then, Visit, eventually};
+use edgekeep_tests::{Deployment, Entry, Raw, Then, Visit, eventually};
 
 use crate::scenario::Scenario;
 use crate::wire::{HEADER_TIMEOUT_MS, QUICK_MS, at};
@@ -39,6 +39,10 @@ pub fn scenarios() -> Vec<Scenario> {
         an_answer_that_nobody_reads_waits_at_its_origin,
         an_http_1_0_client_gets_no_chunks,
         interim_answers_of_an_origin_are_not_its_answer,
+        an_origin_that_answers_and_leaves_without_reading_is_heard,
+        a_chunked_answer_arrives_wherever_it_is_cut,
+        an_answer_and_an_upload_pass_each_other,
+        what_follows_an_answer_is_nobodys,
     ]);
     all
 }
@@ -436,9 +440,121 @@ fn an_http_1_0_client_gets_no_chunks(d: &Deployment) -> Result<()> {
 fn interim_answers_of_an_origin_are_not_its_answer(d: &Deployment) -> Result<()> {
     d.recorder(at::FLOW)?.on("/flow/hints", |visit| {
         visit.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n");
+        std::thread::sleep(Duration::from_millis(20));
+        visit.send(b"HTTP/1.1 100 Continue\r\n\r\n");
         visit.answer(200, b"final")
     });
     let answer = d.get("/flow/hints").send()?.expect(200)?;
     ensure!(answer.text() == "final", "{answer}");
+    Ok(())
+}
+
+fn an_origin_that_answers_and_leaves_without_reading_is_heard(d: &Deployment) -> Result<()> {
+    const ALL: usize = 4 * MIB;
+    let origin = d.recorder(at::FLOW)?;
+    origin.on("/flow/leaves", |visit| {
+        visit.send(b"HTTP/1.1 413 Said\r\nconnection: close\r\ncontent-length: 6\r\n\r\nenough");
+        // With bytes that nobody read, so the gateway's next ones are answered by a reset.
+        Then::Reset
+    });
+    for round in 0..10 {
+        let mut raw = Raw::connect(d.entry())?;
+        let head = format!("POST /flow/leaves HTTP/1.1\r\nhost: a\r\ncontent-length: {ALL}\r\n\r\n");
+        let body = vec![b'x'; ALL];
+        let mut twin = raw.twin()?;
+        // The gateway need not take all of it either.
+        let sending = std::thread::spawn(move || twin.send(head).and_then(|()| twin.send(body)));
+        let answer = raw.answer("POST")?;
+        ensure!(answer.status == 413 && answer.body == b"enough", "in round {round}: {answer:?}");
+        drop(raw);
+        let _ = sending.join();
+        ensure!(origin.tries("/flow/leaves") == round + 1, "a POST was sent again");
+    }
+    Ok(())
+}
+
+fn a_chunked_answer_arrives_wherever_it_is_cut(d: &Deployment) -> Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+        3\r\nabc\r\n00A;ext=\"1\"\r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\n";
+    let origin = d.recorder(at::FLOW)?;
+    origin.on("/flow/cuts", |visit| {
+        let cut = visit.target().split('?').nth(1).and_then(|cut| cut.parse().ok()).unwrap_or(0);
+        let (first, rest) = ANSWER.split_at(cut);
+        visit.send(first);
+        std::thread::sleep(Duration::from_millis(2));
+        visit.send(rest);
+        Then::Keep
+    });
+    let mut raw = Raw::connect(d.entry())?;
+    for cut in 1..ANSWER.len() {
+        raw.send(format!("GET /flow/cuts?{cut} HTTP/1.1\r\nhost: a\r\n\r\n"))?;
+        let answer = raw.answer("GET")?;
+        ensure!(answer.status == 200 && answer.body == b"abc0123456789", "cut at {cut}: {answer:?}");
+    }
+    // Each was seen to be over: the next request could take the same connection, if no other scenario's took it.
+    let carries = |bytes: &[u8]| memchr::memmem::find(bytes, b"GET /flow/cuts").is_some();
+    let connections = origin.recordings().iter().filter(|its| carries(&its.bytes)).count();
+    ensure!(connections < ANSWER.len() / 4, "over {connections} connections");
+    Ok(())
+}
+
+/// Sends a large body to an origin that answers with it as it comes, and reads it back meanwhile.
+pub fn comes_back(entry: Entry, path: &str) -> Result<()> {
+    const ALL: usize = 8 * MIB;
+    let body: Arc<Vec<u8>> = Arc::new((0..ALL).map(|at| (at / 7) as u8).collect());
+    let mut raw = Raw::connect(entry)?;
+    let (mut twin, sent) = (raw.twin()?, body.clone());
+    let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {ALL}\r\n\r\n");
+    let sending = std::thread::spawn(move || twin.send(head).and_then(|()| twin.send(&*sent)));
+    let answer = raw.answer("POST")?;
+    ensure!(answer.status == 200 && answer.body == *body, "{} of {} bytes: {}", answer.body.len(), ALL, answer.head);
+    sending.join().ok().context("the sending thread broke")?
+}
+
+fn an_answer_and_an_upload_pass_each_other(d: &Deployment) -> Result<()> {
+    d.recorder(at::FLOW)?.on("/flow/back", |visit| {
+        let length = visit.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        visit.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes());
+        let mut left: usize = length;
+        while left > 0 {
+            let came = visit.take();
+            left = left.saturating_sub(came.len());
+            if !visit.send(&came) || (came.is_empty() && visit.more(PATIENCE) != Some(true)) {
+                return Then::Reset;
+            }
+        }
+        Then::Close
+    });
+    comes_back(d.entry(), "/flow/back")
+}
+
+fn what_follows_an_answer_is_nobodys(d: &Deployment) -> Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+    const MORE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let origin = d.recorder(at::FLOW)?;
+    origin.on("/flow/more", |visit| {
+        visit.send(&[ANSWER, MORE].concat());
+        Then::Keep
+    });
+    origin.on("/flow/more-later", |visit| {
+        visit.send(ANSWER);
+        std::thread::sleep(Duration::from_millis(30));
+        visit.send(MORE);
+        Then::Keep
+    });
+    // On one connection, so that one core has them all.
+    let mut raw = Raw::connect(d.entry())?;
+    for path in ["/flow/more", "/flow/more-later"] {
+        for _ in 0..5 {
+            raw.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))?;
+            let answer = raw.answer("GET")?;
+            ensure!(answer.body == b"hi", "{answer:?}");
+            std::thread::sleep(Duration::from_millis(80));
+            raw.send("GET /flow/after-more HTTP/1.1\r\nhost: a\r\n\r\n")?;
+            let answer = raw.answer("GET")?;
+            ensure!(answer.status == 200 && answer.body.is_empty(), "another request's answer: {answer:?}");
+        }
+        origin.sees_the_end_of(path, SOON)?;
+    }
     Ok(())
 }

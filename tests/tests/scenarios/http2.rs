@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,6 +40,10 @@ pub fn scenarios() -> Vec<Scenario> {
     let mut all: Vec<_> = shared.into_iter().map(Scenario::natively).collect();
     for (name, play) in [
         ("trailers_pass_both_ways", trailers_pass_both_ways as fn(&Deployment) -> Result<()>),
+        (
+            "an_upload_that_is_reset_without_an_error_is_not_whole",
+            an_upload_that_is_reset_without_an_error_is_not_whole,
+        ),
         ("an_idle_connection_is_told_that_it_ends", an_idle_connection_is_told_that_it_ends),
         ("a_gateway_that_ends_finishes_what_was_begun", a_gateway_that_ends_finishes_what_was_begun),
         ("every_stream_has_one_line_also_when_it_is_cut", every_stream_has_one_line_also_when_it_is_cut),
@@ -227,6 +232,7 @@ fn answers_to(entry: Entry, bytes: &[u8], until: &[u8]) -> Result<Vec<(u8, Vec<u
     Ok(raw::frames(&read))
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
@@ -293,6 +299,37 @@ fn a_head_without_an_end_is_not_read_for_ever(d: &Deployment) -> Result<()> {
     let frames = answers_to(d.entry(), &bytes, &[GOAWAY])?;
     ensure!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "it is still read: {frames:?}");
     d.get("/echo/open/x").send()?.expect(200)?;
+    Ok(())
+}
+
+fn an_upload_that_is_reset_without_an_error_is_not_whole(_: &Deployment) -> Result<()> {
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let of_origin = came.clone();
+    let origin = Origin::start(move |mut connection| {
+        let mut bytes = Vec::new();
+        let _ = connection.read_to_end(&mut bytes);
+        of_origin.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        Ok(())
+    })?;
+    let gateway = before(&origin, "")?;
+    for (path, fields) in [("/reset/chunks", &[][..]), ("/reset/length", &[("content-length", "10")])] {
+        let mut socket = TcpStream::connect(gateway.entry.address)?;
+        let mut bytes = raw::beginning();
+        bytes.extend(raw::frame(HEADERS, END_HEADERS, 1, &request_head(path, fields)));
+        bytes.extend(raw::frame(DATA, 0, 1, b"half"));
+        socket.write_all(&bytes)?;
+        std::thread::sleep(Duration::from_millis(200));
+        socket.write_all(&raw::frame(RST_STREAM, 0, 1, &[0; 4]))?;
+        let mut sent = String::new();
+        eventually("the origin's connection ends", BOUND, || {
+            let came = came.lock().unwrap_or_else(PoisonError::into_inner);
+            let its = came.iter().map(|bytes| String::from_utf8_lossy(bytes)).find(|text| text.contains(path));
+            sent = its.unwrap_or_default().into_owned();
+            Ok(!sent.is_empty())
+        })?;
+        ensure!(sent.contains("half"), "nothing of it was sent: {sent}");
+        ensure!(!sent.ends_with("0\r\n\r\n"), "half an upload was ended as if it were whole: {sent}");
+    }
     Ok(())
 }
 

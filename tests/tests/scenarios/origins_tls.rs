@@ -1,7 +1,8 @@
 //! Origins over https: whom a pool trusts, what it shows, and what is said when that does not fit.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -21,6 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_trusted_authority_is_read_again,
         sessions_with_an_origin_are_resumed,
         the_time_to_connect_is_not_taken_from_the_origins,
+        an_answer_and_an_upload_pass_each_other_through_tls,
     ];
     // A store has no part in it.
     all.into_iter().map(|scenario| scenario.only(Kind::NativeEmbedded)).collect()
@@ -148,7 +150,7 @@ fn the_time_to_connect_is_not_taken_from_the_origins(_: &Deployment) -> Result<(
     let origin = Origin::start(move |connection| {
         std::thread::sleep(Duration::from_millis(800));
         let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, connection);
-        std::io::Read::read(&mut stream, &mut [0; 4096])?;
+        Read::read(&mut stream, &mut [0; 4096])?;
         std::thread::sleep(Duration::from_millis(1300));
         write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")?;
         stream.conn.send_close_notify();
@@ -161,4 +163,50 @@ fn the_time_to_connect_is_not_taken_from_the_origins(_: &Deployment) -> Result<(
     let answer = gateway.get("/x").send()?.expect(200)?;
     ensure!(answer.text() == "ok", "{answer}");
     Ok(())
+}
+
+fn an_answer_and_an_upload_pass_each_other_through_tls(_: &Deployment) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificates = Certificates::make(folder.path())?;
+    let config = server(&folder.path().join("server.both"), None)?;
+    drop(certificates);
+    let ends = Arc::new(AtomicUsize::new(0));
+    let said = ends.clone();
+    let origin = Origin::start(move |connection| {
+        let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, connection);
+        let (mut read, mut some) = (Vec::new(), vec![0; 64 * 1024]);
+        let head = loop {
+            if let Some(head) = memchr::memmem::find(&read, b"\r\n\r\n") {
+                break head + 4;
+            }
+            let count = stream.read(&mut some)?;
+            ensure!(count > 0, "no request");
+            read.extend_from_slice(&some[..count]);
+        };
+        let body = read.split_off(head);
+        let text = String::from_utf8(read)?;
+        if !text.starts_with("POST /back ") {
+            write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
+            return Ok(stream.flush()?);
+        }
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or_default();
+        write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")?;
+        stream.write_all(&body)?;
+        let mut left = length.parse::<usize>()? - body.len();
+        while left > 0 {
+            let count = stream.read(&mut some)?;
+            ensure!(count > 0, "the upload ended");
+            stream.write_all(&some[..count])?;
+            left -= count;
+        }
+        // An end that TLS does not say is an error here.
+        if stream.read(&mut some)? == 0 {
+            said.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    })?;
+    let rest = rest(&origin, TRUSTS);
+    let gateway = Gateway::start(folder, Written { server: "", rest: &rest })?;
+    crate::flow::comes_back(gateway.entry, "/back")?;
+    eventually("the gateway says that it closes", Duration::from_secs(2), || Ok(ends.load(Ordering::Acquire) == 1))
 }

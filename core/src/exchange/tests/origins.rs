@@ -67,6 +67,7 @@ fn an_idempotent_request_is_sent_again_only_with_nothing_received_and_its_body_a
         ("PUT", FailedStage::Sent, true, 2),
         ("DELETE", FailedStage::Sent, true, 2),
         ("PUT", FailedStage::Sent, false, 1),
+        ("PUT", FailedStage::Unsent, false, 1),
         ("GET", FailedStage::HeadReceived, true, 1),
     ] {
         let (mut world, login) = two_origins();

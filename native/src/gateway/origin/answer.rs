@@ -131,9 +131,16 @@ fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered
     };
     let persists = if is_old { says("keep-alive") } else { !says("close") };
     let codings = head.headers.get_all(TRANSFER_ENCODING).iter().next_back();
-    let (framing, persists) = if asked == Asked::Head
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS)
-    {
+    let (framing, persists) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        (Framing::None, false)
+    } else if asked == Asked::Head {
+        // What a GET would be answered with: a client takes it for the answer's length.
+        match codings {
+            Some(_) => drop(head.headers.remove(CONTENT_LENGTH)),
+            None => drop(length(&mut head.headers)?),
+        }
+        (Framing::None, persists)
+    } else if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         (Framing::None, persists)
     } else if let Some(codings) = codings {
         if is_old {
@@ -149,7 +156,7 @@ fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered
             (Framing::UntilClose, false)
         }
     } else {
-        match length(&head.headers)? {
+        match length(&mut head.headers)? {
             Some(length) => (Framing::of_length(length), persists),
             None => (Framing::UntilClose, false),
         }
@@ -157,9 +164,9 @@ fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered
     Ok(Answered { head, framing, persists })
 }
 
-/// The one length that all lines give.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerError> {
-    let mut length = None;
+/// The one length that all lines give, which then stands in one line (RFC 9112 §6.3): hyper writes the first as it is.
+fn length(headers: &mut HeaderMap) -> Result<Option<u64>, AnswerError> {
+    let (mut length, mut times) = (None, 0);
     for line in headers.get_all(CONTENT_LENGTH) {
         for text in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
@@ -169,7 +176,11 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, AnswerError> {
                 (Some(said), Some(before)) if said != before => return Err(AnswerError::Length),
                 (said, _) => length = said,
             }
+            times += 1;
         }
+    }
+    if let Some(length) = length.filter(|_| times > 1) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(length)
 }
@@ -206,7 +217,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked", Asked::Head, Framing::None, true),
             ("HTTP/1.1 204 No\r\ncontent-length: 5", Asked::Usual, Framing::None, true),
             ("HTTP/1.1 304 Not\r\ncontent-length: 5", Asked::Usual, Framing::None, true),
-            ("HTTP/1.1 101 Ws\r\nupgrade: websocket", Asked::Upgrade, Framing::None, true),
+            ("HTTP/1.1 101 Ws\r\nupgrade: websocket", Asked::Upgrade, Framing::None, false),
             (
                 "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 200\r\ncontent-length: 1",
                 Asked::Usual,
@@ -220,6 +231,25 @@ mod tests {
             let both = answered.head.headers.contains_key(CONTENT_LENGTH)
                 && answered.head.headers.contains_key(TRANSFER_ENCODING);
             assert!(!both, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_was_said_more_than_once_is_said_once() {
+        for (said, asked, passes) in [
+            ("content-length: 5, 5\r\ncontent-length: 5", Asked::Usual, &["5"][..]),
+            ("content-length: 5\r\ncontent-length: 5", Asked::Head, &["5"]),
+            ("content-length: 5\r\ntransfer-encoding: chunked", Asked::Usual, &[]),
+            ("content-length: 5\r\ntransfer-encoding: chunked", Asked::Head, &[]),
+            ("content-length: 005", Asked::Usual, &["005"]),
+        ] {
+            let (answered, _) = whole(&format!("HTTP/1.1 200 OK\r\n{said}\r\n\r\n"), asked).unwrap();
+            let lengths: Vec<_> = answered.head.headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths, passes, "{said}");
+        }
+        for status in ["200 OK", "304 Not Modified"] {
+            let differ = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n");
+            assert!(whole(&differ, Asked::Head).is_err(), "{status}");
         }
     }
 

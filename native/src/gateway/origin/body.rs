@@ -13,7 +13,8 @@ use super::{Held, Upgraded};
 
 /// Dropped before its end, it closes the connection.
 pub struct AnswerBody {
-    connection: Held,
+    /// Until another request, or another protocol, has it.
+    connection: Option<Held>,
     endpoint: Arc<Endpoint>,
     /// What goes on sending the request's body: neither side waits for the other.
     sending: Option<AbortHandle>,
@@ -21,35 +22,37 @@ pub struct AnswerBody {
 
 impl AnswerBody {
     pub fn new(connection: Held, endpoint: Arc<Endpoint>) -> AnswerBody {
-        let mut body = AnswerBody { connection, endpoint, sending: None };
-        if !body.connection.borrow().sending.is_done() {
-            let connection = body.connection.clone();
+        let sending = (!connection.borrow().sending.is_done()).then(|| {
+            let connection = connection.clone();
             let sending = std::future::poll_fn(move |cx| connection.borrow_mut().poll_sending(cx));
-            body.sending = Some(tokio::task::spawn_local(sending).abort_handle());
-        }
-        body
+            tokio::task::spawn_local(sending).abort_handle()
+        });
+        AnswerBody { connection: Some(connection), endpoint, sending }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
-        self.connection.borrow_mut().poll_body(cx)
+        self.connection.as_ref().map_or(Poll::Ready(None), |connection| connection.borrow_mut().poll_body(cx))
     }
 
     pub fn is_end_stream(&self) -> bool {
-        self.connection.borrow().framing.is_over()
+        self.connection.as_ref().is_none_or(|connection| connection.borrow().framing.is_over())
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        self.connection.borrow().framing.rest().map_or_else(SizeHint::default, SizeHint::with_exact)
+        let rest = self.connection.as_ref().map_or(Some(0), |connection| connection.borrow().framing.rest());
+        rest.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
-    /// The connection, if another request may follow on it.
-    pub fn reusable(&self) -> Option<(&Arc<Endpoint>, Held)> {
-        self.connection.borrow().is_reusable().then(|| (&self.endpoint, self.connection.clone()))
+    /// Gives the connection away, if another request may follow on it: what comes over it then is no more of this body.
+    pub fn reusable(&mut self) -> Option<(&Arc<Endpoint>, Held)> {
+        let connection = self.connection.take_if(|connection| connection.borrow().is_reusable())?;
+        connection.borrow_mut().let_go();
+        Some((&self.endpoint, connection))
     }
 
     /// The connection speaks another protocol from here on.
-    pub fn upgraded(&self) -> Upgraded {
-        Upgraded(self.connection.clone())
+    pub fn upgraded(mut self) -> Option<Upgraded> {
+        self.connection.take().map(Upgraded)
     }
 }
 

@@ -21,8 +21,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use edgekeep_core::exchange::FailedStage;
+use http::StatusCode;
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 
 pub use answer::{AnswerHead, Asked};
 pub use body::AnswerBody;
@@ -87,9 +89,17 @@ impl Connection {
     /// Whether a kept connection is still there: what came over it unasked, if only its end, makes it useless.
     fn is_usable(&mut self) -> bool {
         let mut byte = [0; 1];
-        let looked =
-            Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
-        looked.is_pending()
+        // Whatever the task has done before: tokio lets one that has done much find nothing anywhere.
+        let looking = unconstrained(self.stream.read(&mut byte));
+        pin!(looking).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Lets go of what the next request does not need.
+    fn let_go(&mut self) {
+        if self.next_read > FIRST_READ {
+            self.read = BytesMut::new();
+        }
+        self.reader = None;
     }
 
     /// Whether the answer has ended, the whole request was sent, and another one may follow.
@@ -123,6 +133,13 @@ impl Connection {
         }
         loop {
             match answer::read(&mut self.read, asked) {
+                // What follows on the connection would be the rest of the body to one side only (RFC 9110 §7.8).
+                Ok(Some(answered))
+                    if answered.head.status == StatusCode::SWITCHING_PROTOCOLS && !self.sending.is_done() =>
+                {
+                    let why = "it switches protocols before it has the whole request";
+                    return Poll::Ready(Err(self.failed(Error::new(ErrorKind::InvalidData, why))));
+                }
                 Ok(Some(answered)) => {
                     (self.framing, self.persists) = (answered.framing, self.persists && answered.persists);
                     return Poll::Ready(Ok(answered.head));
@@ -139,7 +156,9 @@ impl Connection {
     }
 
     fn failed(&self, why: Error) -> Failure {
-        let stage = match (self.heard, self.sending.has_begun()) {
+        // TLS does not say what it has sent when it fails.
+        let begun = self.sending.has_begun() || matches!(self.stream, Stream::Encrypted(_));
+        let stage = match (self.heard, begun) {
             (true, _) => FailedStage::HeadReceived,
             (false, true) => FailedStage::Sent,
             (false, false) => FailedStage::Unsent,
@@ -237,3 +256,6 @@ impl AsyncWrite for Upgraded {
         Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

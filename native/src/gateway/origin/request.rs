@@ -46,7 +46,12 @@ impl RequestLines<'_> {
         let RequestLines { parts, edits, .. } = self;
         out.extend_from_slice(parts.method.as_str().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        // An absolute one may have no path.
+        if !target.starts_with(['/', '*']) {
+            out.push(b'/');
+        }
+        out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         // A host in the target stands before `Host` (RFC 9112 §3.2.2).
         let named = self.host.or(parts.uri.authority().map(http::uri::Authority::as_str)).map(str::as_bytes);
@@ -149,6 +154,17 @@ mod tests {
         ] {
             let head = written(request, &none, RequestFraming::None);
             assert_eq!(head, format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn every_target_has_a_path() {
+        for (target, sent) in
+            [("http://a", "/"), ("http://a?b", "/?b"), ("http://a/b?c", "/b?c"), ("*", "*"), ("a:1", "/")]
+        {
+            let head =
+                written(Request::options(target).header("host", "a"), &HeaderEdits::default(), RequestFraming::None);
+            assert!(head.starts_with(&format!("OPTIONS {sent} HTTP/1.1\r\n")), "{target}: {head}");
         }
     }
 

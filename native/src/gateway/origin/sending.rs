@@ -29,7 +29,8 @@ pub struct Sending<B = Attempt> {
     end: &'static [u8],
     /// What is still to come.
     body: Option<B>,
-    chunked: bool,
+    /// And so much of it, where that was said.
+    framing: RequestFraming,
     /// A byte of this request has left.
     begun: bool,
     is_on: bool,
@@ -52,7 +53,7 @@ impl<B> Default for Sending<B> {
             piece: Bytes::new(),
             end: b"",
             body: None,
-            chunked: false,
+            framing: RequestFraming::None,
             begun: false,
             is_on: false,
         }
@@ -64,7 +65,7 @@ impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
         let framing = RequestFraming::of(&body);
         self.out.clear();
         lines.write(framing, &mut self.out);
-        self.chunked = framing == RequestFraming::Chunked;
+        self.framing = framing;
         self.body = if framing == RequestFraming::None { None } else { Some(body) };
         (self.left, self.begun, self.is_on) = (0, false, true);
         (self.piece, self.end) = (Bytes::new(), b"");
@@ -121,45 +122,49 @@ impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
             let Some(body) = &mut self.body else { return Ok(()) };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Some(frame)) => self.take(frame?),
-                Poll::Ready(None) => self.end(&HeaderMap::new()),
+                Poll::Ready(Some(frame)) => self.take(frame?)?,
+                Poll::Ready(None) => self.end(&HeaderMap::new())?,
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, frame: Frame<Bytes>) {
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), UploadError> {
         let data = match frame.into_data() {
             // No bytes would be the last chunk.
-            Ok(data) if data.is_empty() => return,
+            Ok(data) if data.is_empty() => return Ok(()),
             Ok(data) => data,
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    self.end(&trailers);
-                }
-                return;
+            Err(frame) => return frame.into_trailers().map_or(Ok(()), |trailers| self.end(&trailers)),
+        };
+        let end = match &mut self.framing {
+            RequestFraming::None => b"",
+            RequestFraming::Length(rest) => {
+                *rest = rest.checked_sub(data.len() as u64).ok_or(UploadError::Length)?;
+                b""
+            }
+            RequestFraming::Chunked => {
+                // Writing to a vector cannot fail.
+                let _ = write!(self.out, "{:x}\r\n", data.len());
+                CRLF
             }
         };
-        if self.chunked {
-            // Writing to a vector cannot fail.
-            let _ = write!(self.out, "{:x}\r\n", data.len());
-        }
         if self.out.len() + data.len() > SMALL {
-            self.piece = data;
-            self.end = if self.chunked { CRLF } else { b"" };
-            return;
+            (self.piece, self.end) = (data, end);
+        } else {
+            self.out.extend_from_slice(&data);
+            self.out.extend_from_slice(end);
         }
-        self.out.extend_from_slice(&data);
-        if self.chunked {
-            self.out.extend_from_slice(CRLF);
-        }
+        Ok(())
     }
 
-    /// The body is over. One whose length was said has no room for trailers.
-    fn end(&mut self, trailers: &HeaderMap) {
+    /// The body is over. One whose length was said has no room for trailers; and cut short it never ends: the origin
+    /// would take the next request for the rest of it.
+    fn end(&mut self, trailers: &HeaderMap) -> Result<(), UploadError> {
         self.body = None;
-        if !self.chunked {
-            return;
+        match self.framing {
+            RequestFraming::None | RequestFraming::Length(0) => return Ok(()),
+            RequestFraming::Length(_) => return Err(UploadError::Length),
+            RequestFraming::Chunked => {}
         }
         self.out.extend_from_slice(b"0\r\n");
         for (name, value) in trailers {
@@ -168,6 +173,7 @@ impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
             }
         }
         self.out.extend_from_slice(CRLF);
+        Ok(())
     }
 
     fn poll_write(&self, stream: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -250,6 +256,14 @@ mod tests {
 
     /// What goes out when so many bytes are taken at a time.
     fn sent(taken: usize, length: Option<u64>, frames: impl IntoIterator<Item = Frame<Bytes>>) -> Vec<u8> {
+        try_sent(taken, length, frames).unwrap()
+    }
+
+    fn try_sent(
+        taken: usize,
+        length: Option<u64>,
+        frames: impl IntoIterator<Item = Frame<Bytes>>,
+    ) -> Result<Vec<u8>, SendError> {
         let (parts, ()) = Request::post("/x").header("host", "a").body(()).unwrap().into_parts();
         let edits = HeaderEdits::default();
         let lines = RequestLines { parts: &parts, edits: &edits, host: None, authority: "b", upgrade: false };
@@ -259,9 +273,9 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..1_000 {
             if let Poll::Ready(done) = sending.poll(&mut stream, &mut cx) {
-                done.unwrap();
+                done?;
                 assert!(sending.is_done() && sending.has_begun());
-                return stream.1;
+                return Ok(stream.1);
             }
         }
         panic!("never done");
@@ -289,5 +303,16 @@ mod tests {
             assert!(whole == [chunked.as_bytes(), &chunk(&small), b"0\r\n\r\n"].concat(), "one chunk, by {taken}");
         }
         assert_eq!(sent(5, None, []), format!("{head}content-length: 0\r\n\r\n").into_bytes(), "no body at all");
+    }
+
+    #[test]
+    fn a_body_that_is_not_as_long_as_was_said_is_no_whole_one() {
+        // The origin would take the next request for the rest of a short one, and the rest of a long one for a request.
+        for (said, pieces) in [(5, &["1234"][..]), (5, &["123", "456"]), (5, &["12345", "6"]), (1, &[])] {
+            let frames = pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes())));
+            let frames = frames.chain([Frame::trailers(HeaderMap::new())]);
+            let sent = try_sent(usize::MAX, Some(said), frames);
+            assert!(matches!(sent, Err(SendError::Body(_))), "{said}, {pieces:?}: {sent:?}");
+        }
     }
 }

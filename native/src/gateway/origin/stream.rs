@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -11,6 +11,16 @@ use tokio_rustls::client::TlsStream;
 pub enum Stream {
     Plain(TcpStream),
     Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Drop for Stream {
+    /// To TLS an end that was not said is one that somebody between may have made (RFC 8446 §6.1).
+    fn drop(&mut self) {
+        if let Stream::Encrypted(stream) = self {
+            // What does not leave at once is not waited for.
+            let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
 }
 
 /// The same call on whichever it is.
