@@ -58,7 +58,10 @@ impl AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        if let Some(sending) = &self.sending {
+        // An origin that has answered to the end may still want the rest of the upload.
+        if let Some(sending) = &self.sending
+            && !self.is_end_stream()
+        {
             sending.abort();
         }
     }

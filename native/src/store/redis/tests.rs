@@ -8,7 +8,7 @@ use edgekeep_core::session::{Device, Found, LoadedSession, steer_session_id};
 use edgekeep_core::{Entropy, UserIdKind};
 
 use super::*;
-use crate::gateway::clock::now;
+use crate::gateway::clock::exact as now;
 
 /// One standalone server, ended by its id.
 struct Server {
