@@ -52,6 +52,11 @@ impl Forward {
         self.failed |= self.current.take().is_some();
     }
 
+    /// The attempt under way never began.
+    pub fn take_back(&mut self) {
+        self.current = None;
+    }
+
     /// Whether an origin may have acted on the request although none said so.
     pub fn may_have_happened(&self) -> bool {
         self.failed || self.current.is_some()

@@ -365,6 +365,14 @@ impl Exchange {
         self.step(Err(Problem::new(ProblemCode::BadRequest, "the body did not come to its end")), cx)
     }
 
+    /// The gateway itself has no room for a connection to the origin, which is not to blame.
+    pub fn no_room(&mut self, cx: &mut Context<'_>) -> Step {
+        self.awaiting = Awaiting::Nothing;
+        self.forward.take_back();
+        let problem = Problem::new(ProblemCode::NoOrigin, "the gateway has no file left for a connection");
+        self.step(Err(problem.retry_after(1)), cx)
+    }
+
     /// The request body grew beyond `limits.body` on its way to the origin.
     pub fn body_too_large(&mut self, cx: &mut Context<'_>) -> Step {
         self.awaiting = Awaiting::Nothing;

@@ -202,8 +202,15 @@ async fn drive(
     step: Step,
 ) -> (Box<Ending>, Option<Answer>, Box<Reply>) {
     let head = RequestHead { parts: &parts, peer, names };
-    let mut drive =
-        Drive { head: &head, upload: &upload, ending, answer: None, stalled: Cell::new(false), place: None };
+    let mut drive = Drive {
+        head: &head,
+        upload: &upload,
+        ending,
+        answer: None,
+        stalled: Cell::new(false),
+        without_files: Cell::new(false),
+        place: None,
+    };
     let reply = drive.drive(step).await;
     (drive.ending, drive.answer, reply)
 }
@@ -242,6 +249,8 @@ struct Drive<'a> {
     answer: Option<Answer>,
     /// The client stopped sending its body: not the origin's fault.
     stalled: Cell<bool>,
+    /// The gateway has no file left for a connection: not the origin's fault either.
+    without_files: Cell<bool>,
     /// Where it stands while every origin is full.
     place: Option<Place>,
 }
@@ -378,6 +387,9 @@ impl Drive<'_> {
                 if self.stalled.get() || self.upload.is_broken() {
                     return self.event(Exchange::body_gone);
                 }
+                if self.without_files.get() {
+                    return self.event(Exchange::no_room);
+                }
                 self.event(|exchange, cx| exchange.failed(failed, cx))
             }
         }
@@ -399,6 +411,7 @@ impl Drive<'_> {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(origin = %url, %error, "no connection to the origin");
+                    self.without_files.set(error.is_own());
                     return Err(failed(FailedStage::Connect, matches!(error, ConnectError::TimedOut)));
                 }
             },

@@ -334,3 +334,89 @@ fn an_origin_that_refused_is_tried_again_after_five_seconds() {
     world.pass(5);
     assert!(served(&mut world).contains(&"a".to_owned()), "and then asked again");
 }
+
+#[wasm_bindgen_test(unsupported = test)]
+fn a_gateway_without_files_blames_no_origin() {
+    let (mut world, login) = two_origins();
+    for _ in 0..20 {
+        let mut running = world.start(post("/feed").bearer(&login.access));
+        while !matches!(running.step, Some(Step::Forward(_))) {
+            assert!(world.advance(&mut running).is_none());
+        }
+        let mut cx = Context { head: &running.request, now: world.now, local: &mut world.local };
+        running.step = Some(running.exchange.no_room(&mut cx));
+        let answer = world.advance(&mut running).unwrap();
+        answer.refused(503, "no_origin");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    for origin in ["a", "b"] {
+        assert_eq!(world.origin(origin).state.in_flight(), 0);
+        assert!(world.origin(origin).state.standing(world.now).is_available());
+    }
+    assert_eq!(world.run(post("/feed").bearer(&login.access)).status, 200);
+}
+
+#[wasm_bindgen_test(unsupported = test)]
+fn no_lease_is_ever_lost_whoever_leaves_fails_or_reloads_when() {
+    const ORIGINS: [&str; 3] = ["a", "b", "c"];
+    let (mut answered, mut most) = (0, 0);
+    for seed in 0..30 {
+        let mut world = World::new();
+        let logins = [world.log_in("7"), world.log_in("42")];
+        let mut dice = Entropy::for_tests(seed);
+        // Under way, and answered with a body or a tunnel that goes on.
+        let (mut running, mut open): (Vec<Running>, Vec<Running>) = (Vec::new(), Vec::new());
+        for _ in 0..400 {
+            let pick = |dice: &mut Entropy, list: &[Running]| {
+                (!list.is_empty()).then(|| dice.below(list.len() as u64) as usize)
+            };
+            match dice.below(12) {
+                0..=3 => {
+                    let method = if dice.below(2) == 0 { get("/feed") } else { post("/feed") };
+                    let login = &logins[dice.below(2) as usize];
+                    running.push(world.start(method.header("upgrade", "websocket").bearer(&login.access)));
+                }
+                4..=7 => {
+                    let Some(at) = pick(&mut dice, &running) else { continue };
+                    if world.advance(&mut running[at]).is_some() {
+                        answered += 1;
+                        open.push(running.swap_remove(at));
+                    }
+                }
+                8 => {
+                    // Its client leaves, wherever it is.
+                    if let Some(at) = pick(&mut dice, &running) {
+                        let mut left = running.swap_remove(at);
+                        left.exchange.finished(Finished::Aborted, world.now, &mut world.local);
+                    }
+                }
+                9 => drop(pick(&mut dice, &open).map(|at| open.swap_remove(at))),
+                10 => {
+                    let origin = ORIGINS[dice.below(3) as usize];
+                    world.script(
+                        origin,
+                        match dice.below(5) {
+                            0 => Does::Fail(FailedStage::Connect),
+                            1 => Does::Fail(FailedStage::Unsent),
+                            2 => Does::Fail(FailedStage::Sent),
+                            3 => Does::Fail(FailedStage::HeadReceived),
+                            _ => Does::Answer(101, vec![("upgrade", "websocket")]),
+                        },
+                    );
+                }
+                _ => world.use_keys(world.keys.clone()),
+            }
+            let in_plan = |one: &Running| matches!(&one.step, Some(Step::Forward(plan)) if plan.lease.is_some());
+            let held = |list: &[Running]| -> usize {
+                list.iter().map(|one| one.leases.len() + usize::from(in_plan(one))).sum()
+            };
+            let counted: u32 = ORIGINS.iter().map(|id| world.origin(id).state.in_flight()).sum();
+            assert_eq!(counted as usize, held(&running) + held(&open), "seed {seed}");
+            most = most.max(counted);
+        }
+        drop((running, open));
+        let left: Vec<u32> = ORIGINS.iter().map(|id| world.origin(id).state.in_flight()).collect();
+        assert_eq!(left, [0, 0, 0], "seed {seed}");
+    }
+    assert!(answered > 500 && most > 5, "{answered} answers, {most} at once");
+}

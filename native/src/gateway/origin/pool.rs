@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgekeep_core::exchange::Endpoint;
+use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -48,6 +49,14 @@ pub enum ConnectError {
     TimedOut,
     #[error("TLS: {0}")]
     Tls(String),
+}
+
+impl ConnectError {
+    /// The gateway, or its machine, has no file left: no origin's fault.
+    pub fn is_own(&self) -> bool {
+        let ConnectError::Io(error) = self else { return false };
+        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    }
 }
 
 impl Origins {
@@ -135,4 +144,19 @@ pub async fn encrypt(
     let connector =
         certificates.origin(endpoint.tls.as_ref()).ok_or_else(|| failed(&"its certificates are not read"))?;
     connector.connect(name, stream).await.map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn files_that_ran_out_are_the_gateways_own_fault() {
+        for (errno, is_own) in [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::CONNREFUSED, false)] {
+            assert_eq!(ConnectError::Io(Error::from(errno)).is_own(), is_own, "{errno}");
+        }
+        assert!(!ConnectError::TimedOut.is_own() && !ConnectError::Tls(String::new()).is_own());
+    }
 }
