@@ -1,8 +1,8 @@
 //! Small messages in one plain `send`.
 //!
 //! hyper writes a head and a body as two pieces with `writev`, which on Linux goes through the file layer and reads a
-//! list of pieces from user space: about half a microsecond dearer than `send` of one piece, twice a request. Copying
-//! two kilobytes costs a tenth of that. Larger messages go on as they are, uncopied.
+//! list of pieces from user space: about half a microsecond dearer than `send` of one piece. Copying two kilobytes costs
+//! a tenth of that. Larger messages go on as they are, uncopied.
 
 use std::io::{IoSlice, Result};
 use std::pin::Pin;

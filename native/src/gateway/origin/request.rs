@@ -62,6 +62,7 @@ impl RequestLines<'_> {
                 line(out, name.as_str(), value.as_bytes());
             }
         }
+        // Core sets none of a request's names twice.
         for (name, value, _) in edits.lines() {
             if is_value(value) {
                 line(out, name, value);
