@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::batch::Batched;
 use super::http2;
-use super::joined::Joined;
 use super::patience::Patience;
 use super::proxy_protocol::{self, Proxied};
 use super::service::serve;
@@ -81,7 +81,7 @@ pub async fn converse(
         }
     }
     let acceptor = worker.certificates.load().clients().cloned();
-    let stream = Patience::new(stream, bounds.idle_timeout);
+    let stream = Patience::new(Batched::new(stream, &worker.batch), bounds.idle_timeout);
     let ended = match acceptor {
         None => plain(&worker, stream, peer, bounds, place).await,
         // In a box, as the other ones below: what waits for its first byte is small.
@@ -130,12 +130,12 @@ type Ended = Result<(), Box<dyn std::error::Error>>;
 
 async fn plain(
     worker: &Rc<Worker>,
-    stream: Patience<TcpStream>,
+    stream: Patience<Batched>,
     peer: Peer,
     bounds: Bounds,
     place: Option<OwnedSemaphorePermit>,
 ) -> Ended {
-    let (mut socket, activity) = Socket::new(Joined(stream), bounds.header_timeout, bounds.idle_timeout, place);
+    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout, place);
     match begins_http2(worker, &mut socket).await? {
         Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
         Some(false) => Box::pin(http1(worker, socket, activity, peer, bounds)).await,
@@ -155,7 +155,7 @@ async fn begins_http2<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut Socket
 async fn encrypted(
     worker: &Rc<Worker>,
     acceptor: &tokio_rustls::TlsAcceptor,
-    stream: Patience<TcpStream>,
+    stream: Patience<Batched>,
     peer: Peer,
     bounds: Bounds,
     place: Option<OwnedSemaphorePermit>,

@@ -2,13 +2,13 @@
 //! per request (`service`), and the bodies, heads, sockets and origin connections that it works with. Answers that go on
 //! are looked after by `streams`. No framework stands on this path.
 
+mod batch;
 pub mod clock;
 mod connection;
 mod deadlines;
 mod download;
 mod head;
 mod http2;
-mod joined;
 pub mod listen;
 pub mod origin;
 mod patience;

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::batch::Batch;
 use super::connection::converse;
 use super::deadlines::Deadlines;
 use super::origin::pool::Origins;
@@ -68,6 +69,7 @@ pub struct Worker {
     pub store: Store,
     pub notify: Notifier,
     pub certificates: Arc<ArcSwap<Certificates>>,
+    pub batch: Batch,
     pub origins: Origins,
     pub streams: Streams,
     pub deadlines: Rc<Deadlines>,
@@ -129,13 +131,15 @@ pub fn run(
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
         let access_log = shared.rules.load().config.log.access && log::takes_access();
+        let batch = Batch::default();
         let worker = Rc::new(Worker {
             rules: shared.rules,
             live: shared.live,
             store: shared.store,
             notify: shared.notify,
             certificates: shared.certificates,
-            origins: Origins::default(),
+            origins: Origins::new(&batch),
+            batch: batch.clone(),
             streams: Streams::default(),
             deadlines: Rc::default(),
             access_log,
@@ -151,6 +155,7 @@ pub fn run(
             accepting
                 .push((tokio::task::spawn_local(accept(worker.clone(), listener.clone(), places.clone())), listener));
         }
+        tokio::task::spawn_local(async move { batch.send_always().await });
         let sweeper = worker.clone();
         tokio::task::spawn_local(async move {
             loop {

@@ -51,6 +51,8 @@ pub struct Connection {
     read: BytesMut,
     next_read: usize,
     sending: Sending,
+    /// What had left before this request, in bytes.
+    sent_before: u64,
     /// Something of an answer to the request came.
     heard: bool,
     /// How the rest of the answer's body comes.
@@ -78,6 +80,7 @@ impl Connection {
             read: BytesMut::new(),
             next_read: FIRST_READ,
             sending: Sending::default(),
+            sent_before: 0,
             heard: false,
             framing: Framing::None,
             persists: true,
@@ -110,6 +113,7 @@ impl Connection {
     /// Takes the next request, of which nothing is sent yet.
     pub fn begin(&mut self, lines: &RequestLines<'_>, body: Attempt) {
         self.heard = false;
+        self.sent_before = self.stream.sent();
         self.next_read = FIRST_READ;
         self.sending.begin(lines, body);
     }
@@ -155,9 +159,13 @@ impl Connection {
         }
     }
 
-    fn failed(&self, why: Error) -> Failure {
-        // TLS does not say what it has sent when it fails.
-        let begun = self.sending.has_begun() || matches!(self.stream, Stream::Encrypted(_));
+    fn failed(&mut self, why: Error) -> Failure {
+        let begun = match &self.stream {
+            // What waits for the end of the turn must not leave after all: the request may go elsewhere.
+            Stream::Plain(stream) => stream.withdraw() > self.sent_before,
+            // TLS does not say what it has sent when it fails.
+            Stream::Encrypted(_) => true,
+        };
         let stage = match (self.heard, begun) {
             (true, _) => FailedStage::HeadReceived,
             (false, true) => FailedStage::Sent,

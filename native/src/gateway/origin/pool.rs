@@ -10,12 +10,14 @@ use arc_swap::ArcSwap;
 use edgekeep_core::exchange::Endpoint;
 use rustix::io::Errno;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::stream::Stream;
 use super::{Connection, Held};
+use crate::gateway::batch::{Batch, Batched};
 use crate::gateway::clock::Tick;
 use crate::gateway::listen::ALIVE;
 use crate::tls::Certificates;
@@ -28,8 +30,8 @@ const IDLE_AT_MOST: usize = 4096;
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// One core's connections.
-#[derive(Default)]
 pub struct Origins {
+    batch: Batch,
     idle: RefCell<HashMap<Arc<Endpoint>, Vec<Idle>>>,
     /// When an origin's TLS was last complained of.
     said: RefCell<HashMap<Arc<Endpoint>, Instant>>,
@@ -60,6 +62,10 @@ impl ConnectError {
 }
 
 impl Origins {
+    pub fn new(batch: &Batch) -> Origins {
+        Origins { batch: batch.clone(), idle: RefCell::default(), said: RefCell::default() }
+    }
+
     /// A kept connection that is still there.
     pub fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Held> {
         let mut idle = self.idle.borrow_mut();
@@ -98,7 +104,7 @@ impl Origins {
         within: Duration,
     ) -> Result<Held, ConnectError> {
         let connecting = async {
-            let stream = dial(endpoint).await?;
+            let stream = Batched::new(dial(endpoint).await?, &self.batch);
             let stream = match endpoint.is_encrypted() {
                 false => Stream::Plain(stream),
                 true => Stream::Encrypted(Box::new(encrypt(stream, endpoint, &certificates.load_full()).await?)),
@@ -133,11 +139,11 @@ pub async fn dial(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
 }
 
 /// The origin's own side of TLS, as its pool asks for it.
-pub async fn encrypt(
-    stream: TcpStream,
+pub async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     endpoint: &Endpoint,
     certificates: &Certificates,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<S>, ConnectError> {
     let failed = |why: &dyn std::fmt::Display| ConnectError::Tls(why.to_string());
     let name = endpoint.certified_name().to_owned();
     let name = ServerName::try_from(name).map_err(|_| failed(&"its host is no name that a certificate can have"))?;

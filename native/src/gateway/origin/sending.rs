@@ -1,5 +1,5 @@
-//! A request on its way: its head, and its body as the client sends it. Small pieces are joined and go out in one `send`,
-//! large ones go out as they came.
+//! A request on its way: its head, and its body as the client sends it. Small pieces are joined and are one
+//! message of the core's batch, large ones go out as they came.
 
 use std::io::{Error, ErrorKind, IoSlice, Write};
 use std::pin::Pin;
@@ -11,10 +11,9 @@ use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::request::{RequestFraming, RequestLines};
+use crate::gateway::batch::SMALL;
 use crate::gateway::upload::{Attempt, UploadError};
 
-/// Pieces up to this size are joined: copying two kilobytes costs a tenth of what a list of pieces costs the kernel.
-const SMALL: usize = 2048;
 /// What a connection that waits for its next request keeps of the room for heads.
 const KEPT_ROOM: usize = 16 * 1024;
 const CRLF: &[u8] = b"\r\n";
@@ -31,8 +30,6 @@ pub struct Sending<B = Attempt> {
     body: Option<B>,
     /// And so much of it, where that was said.
     framing: RequestFraming,
-    /// A byte of this request has left.
-    begun: bool,
     is_on: bool,
 }
 
@@ -54,7 +51,6 @@ impl<B> Default for Sending<B> {
             end: b"",
             body: None,
             framing: RequestFraming::None,
-            begun: false,
             is_on: false,
         }
     }
@@ -67,17 +63,13 @@ impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
         lines.write(framing, &mut self.out);
         self.framing = framing;
         self.body = if framing == RequestFraming::None { None } else { Some(body) };
-        (self.left, self.begun, self.is_on) = (0, false, true);
+        (self.left, self.is_on) = (0, true);
         (self.piece, self.end) = (Bytes::new(), b"");
     }
 
     /// All of it has left.
     pub fn is_done(&self) -> bool {
         !self.is_on
-    }
-
-    pub fn has_begun(&self) -> bool {
-        self.begun
     }
 
     pub fn give_up(&mut self) {
@@ -107,7 +99,6 @@ impl<B: Body<Data = Bytes, Error = UploadError> + Unpin> Sending<B> {
             if sent == 0 {
                 return Poll::Ready(Err(Error::from(ErrorKind::WriteZero).into()));
             }
-            self.begun = true;
             self.sent(sent);
         }
     }
@@ -269,12 +260,12 @@ mod tests {
         let lines = RequestLines { parts: &parts, edits: &edits, host: None, authority: "b", upgrade: false };
         let (mut sending, mut stream) = (Sending::default(), Taking(taken, Vec::new()));
         sending.begin(&lines, Frames { frames: frames.into_iter().collect(), length, paused: false });
-        assert!(!sending.is_done() && !sending.has_begun());
+        assert!(!sending.is_done());
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..1_000 {
             if let Poll::Ready(done) = sending.poll(&mut stream, &mut cx) {
                 done?;
-                assert!(sending.is_done() && sending.has_begun());
+                assert!(sending.is_done());
                 return Ok(stream.1);
             }
         }

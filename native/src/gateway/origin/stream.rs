@@ -5,12 +5,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::gateway::batch::Batched;
+
 pub enum Stream {
-    Plain(TcpStream),
-    Encrypted(Box<TlsStream<TcpStream>>),
+    Plain(Batched),
+    Encrypted(Box<TlsStream<Batched>>),
+}
+
+impl Stream {
+    /// Bytes that have left so far, encrypted ones where they are.
+    pub fn sent(&self) -> u64 {
+        match self {
+            Stream::Plain(stream) => stream.sent(),
+            Stream::Encrypted(stream) => stream.get_ref().0.sent(),
+        }
+    }
 }
 
 impl Drop for Stream {

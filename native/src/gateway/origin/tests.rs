@@ -27,6 +27,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
+use crate::gateway::batch::{Batch, Batched};
 use crate::gateway::upload::Upload;
 
 /// The gateway's end and the origin's.
@@ -37,6 +38,14 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (ours.unwrap(), theirs.unwrap().0)
 }
 
+/// With a loop that sends its batches.
+fn batched(stream: TcpStream) -> Batched {
+    let batch = Batch::default();
+    let sending = batch.clone();
+    tokio::task::spawn_local(async move { sending.send_always().await });
+    Batched::new(stream, &batch)
+}
+
 fn held(stream: Stream) -> Held {
     Rc::new(RefCell::new(Connection::new(stream)))
 }
@@ -44,7 +53,7 @@ fn held(stream: Stream) -> Held {
 /// A connection, and the origin's end of it.
 async fn connected() -> (Held, TcpStream) {
     let (ours, theirs) = sockets().await;
-    (held(Stream::Plain(ours)), theirs)
+    (held(Stream::Plain(batched(ours))), theirs)
 }
 
 /// The same over TLS.
@@ -61,7 +70,7 @@ async fn encrypted() -> (Held, tokio_rustls::server::TlsStream<TcpStream>) {
     let (ours, theirs) = sockets().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (ours, theirs) = tokio::join!(
-        TlsConnector::from(Arc::new(client)).connect(name, ours),
+        TlsConnector::from(Arc::new(client)).connect(name, batched(ours)),
         TlsAcceptor::from(Arc::new(server)).accept(theirs)
     );
     (held(Stream::Encrypted(Box::new(ours.unwrap()))), theirs.unwrap())
@@ -108,18 +117,21 @@ async fn frame(body: &mut AnswerBody) -> Option<Result<Bytes>> {
 
 #[tokio::test]
 async fn a_kept_connection_is_looked_at_whatever_its_task_has_done_before() {
-    for said in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
-        let (held, mut origin) = connected().await;
-        assert!(held.borrow_mut().is_usable());
-        origin.write_all(said.as_bytes()).await.unwrap();
-        drop(origin);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        // tokio tells a task that has done much to wait, and to look again later.
-        while coop::has_budget_remaining() {
-            coop::consume_budget().await;
+    let work = async {
+        for said in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
+            let (held, mut origin) = connected().await;
+            assert!(held.borrow_mut().is_usable());
+            origin.write_all(said.as_bytes()).await.unwrap();
+            drop(origin);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            // tokio tells a task that has done much to wait, and to look again later.
+            while coop::has_budget_remaining() {
+                coop::consume_budget().await;
+            }
+            assert!(!held.borrow_mut().is_usable(), "{said:?}");
         }
-        assert!(!held.borrow_mut().is_usable(), "{said:?}");
-    }
+    };
+    LocalSet::new().run_until(work).await;
 }
 
 #[tokio::test]
@@ -231,6 +243,24 @@ async fn a_request_is_unsent_only_where_that_is_certain() {
             let failure = answered(&held, Asked::Usual).await.unwrap_err();
             assert_eq!(failure.stage, stage, "{failure}");
         }
+    };
+    LocalSet::new().run_until(work).await;
+}
+
+#[tokio::test]
+async fn a_request_that_may_go_elsewhere_does_not_leave_here_any_more() {
+    let work = async {
+        let (held, mut origin) = connected().await;
+        // It still reads, and might do what it is asked.
+        origin.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        begun(&held, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+        let failure = answered(&held, Asked::Usual).await.unwrap_err();
+        assert_eq!(failure.stage, FailedStage::Unsent, "{failure}");
+        drop(held);
+        let mut read = Vec::new();
+        origin.read_to_end(&mut read).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&read), "");
     };
     LocalSet::new().run_until(work).await;
 }
