@@ -165,6 +165,9 @@ const HURRIED: u32 = 0b0100_0000;
 /// is refused again goes to another origin, so nobody notices.
 const REFUSED_FOR: Millis = Millis(5_000);
 
+/// The instant of an origin that warms up from the first look at it.
+const NEW: u64 = u64::MAX;
+
 /// What this process knows of an origin. All methods take `&self`; a reader may see one change before another.
 #[derive(Debug, Default)]
 pub struct OriginState {
@@ -174,7 +177,7 @@ pub struct OriginState {
     penalty: AtomicU64,
     ejected_until: AtomicU64,
     refused_at: AtomicU64,
-    /// When it last came back; 0: it never was away, so it needs no warming up.
+    /// When it last came back; 0: it never was away, so it needs no warming up. `NEW` until it is first looked at.
     warm_since: AtomicU64,
     /// How often it was ejected.
     ejections: AtomicU32,
@@ -183,6 +186,11 @@ pub struct OriginState {
 }
 
 impl OriginState {
+    /// Of an origin that joins others under load: it warms up.
+    pub fn joining() -> OriginState {
+        OriginState { warm_since: AtomicU64::new(NEW), ..OriginState::default() }
+    }
+
     /// Requests that hold a lease now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
@@ -340,7 +348,11 @@ impl OriginState {
     /// The share of its weight that slow start grants, in thousandths: 100 at first, 1000 when `window` has passed
     /// since it came back. An origin that never was away is warm.
     pub fn warmth(&self, now: Timestamp, window: Millis) -> u64 {
-        let since = self.warm_since.load(Ordering::Relaxed);
+        let mut since = self.warm_since.load(Ordering::Relaxed);
+        if since == NEW {
+            let first = self.warm_since.compare_exchange(NEW, now.0, Ordering::Relaxed, Ordering::Relaxed);
+            since = first.map_or_else(|other| other, |_| now.0);
+        }
         let elapsed = now.0.saturating_sub(since);
         if since == 0 || elapsed >= window.0 { 1000 } else { (elapsed * 1000 / window.0).max(100) }
     }
@@ -495,6 +507,17 @@ mod tests {
         state.set_degraded(true, after(20_000));
         state.set_degraded(false, after(20_000));
         assert_eq!(state.warmth(after(20_000), window), 1000);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn an_origin_that_joins_warms_up_from_the_first_look_at_it() {
+        let (state, window) = (OriginState::joining(), Millis(10_000));
+        // What came before nobody saw.
+        state.set_check(Check::Down, NOW);
+        state.set_check(Check::Up, NOW);
+        assert_eq!(state.warmth(after(60_000), window), 100);
+        assert_eq!(state.warmth(after(65_000), window), 500);
+        assert_eq!(state.warmth(after(70_000), window), 1000);
     }
 
     #[wasm_bindgen_test(unsupported = test)]

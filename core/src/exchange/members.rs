@@ -76,7 +76,7 @@ mod tests {
     use super::super::rules::Live;
     use super::*;
     use crate::balance::Admin;
-    use crate::{Entropy, Timestamp};
+    use crate::{Entropy, Millis, Timestamp};
     use wasm_bindgen_test::wasm_bindgen_test;
 
     fn config() -> Config {
@@ -112,6 +112,15 @@ mod tests {
             "3 d@2001:db8::1 2001:db8::1",
         ];
         assert_eq!(shown(&addresses), expected);
+    }
+
+    #[wasm_bindgen_test(unsupported = test)]
+    fn a_member_that_comes_while_requests_do_has_its_slow_start() {
+        let live = Live::new(&config(), &mut Entropy::from_seed([1; 32]));
+        let warmth = |id: &str| live.origin(&OriginId::new(id)).warmth(Timestamp(1_000), Millis(10_000));
+        assert_eq!(warmth("a@10.0.0.1"), 1000);
+        live.open();
+        assert_eq!((warmth("a@10.0.0.1"), warmth("a@10.0.0.2"), warmth("e")), (1000, 100, 100));
     }
 
     #[wasm_bindgen_test(unsupported = test)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
@@ -421,6 +422,8 @@ fn pool_rules(pool: &PoolConfig, addresses: &Addresses, live: &Live) -> PoolRule
 
 /// What all cores share and a reload keeps.
 pub struct Live {
+    /// Requests come: an origin that is new joins others under load.
+    open: AtomicBool,
     origins: Mutex<BTreeMap<OriginId, Arc<OriginState>>>,
     budgets: Mutex<BTreeMap<String, Arc<RetryBudget>>>,
     lines: Mutex<BTreeMap<String, Arc<Line>>>,
@@ -463,6 +466,7 @@ impl Live {
     pub fn new(config: &Config, entropy: &mut Entropy) -> Live {
         let sessions = config.session.near_cache as usize;
         Live {
+            open: AtomicBool::new(false),
             origins: Mutex::default(),
             budgets: Mutex::default(),
             lines: Mutex::default(),
@@ -476,6 +480,12 @@ impl Live {
         }
     }
 
+    /// Requests come from now on. An origin that is new after this, by a reload or as a further address of its name, has
+    /// its slow start; those that the gateway starts with have none.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
     /// The state of an origin, the same over reloads. A new member of an origin whose others were all taken out is taken
     /// out too: what an operator drains stays drained when its name gets another address.
     pub fn origin(&self, id: &OriginId) -> Arc<OriginState> {
@@ -483,7 +493,10 @@ impl Live {
         if let Some(state) = origins.get(id) {
             return state.clone();
         }
-        let state = Arc::new(OriginState::default());
+        let state = match self.open.load(Ordering::Relaxed) {
+            true => Arc::new(OriginState::joining()),
+            false => Arc::default(),
+        };
         if id.is_member() {
             let mut orders = members_of(&origins, id.configured()).map(|other| other.admin());
             let order = match orders.next() {

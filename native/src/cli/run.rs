@@ -119,6 +119,7 @@ pub fn run(
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut names = Names::new(&shared);
         names.resolve().await;
+        shared.live.open();
         let gateway = Arc::new(Gateway::start(&shared, &sockets)?);
         tokio::task::spawn_local(names.run());
         tokio::task::spawn_local(revocations.post(shared.rules.clone(), Entropy::from_seed(seed()?)));

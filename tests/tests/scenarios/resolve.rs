@@ -24,6 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
         addresses_come_and_go_and_what_is_in_flight_ends,
         a_name_that_is_not_found_keeps_what_it_had,
         a_client_stays_with_its_address_while_there_is_one,
+        an_address_that_comes_later_is_warmed_up,
         a_reload_forgets_no_address,
         an_origin_is_drained_with_all_its_addresses,
     ];
@@ -39,13 +40,17 @@ struct World {
 }
 
 fn start(addresses: &[Ipv4Addr]) -> Result<World> {
+    start_with("", addresses)
+}
+
+fn start_with(balance: &str, addresses: &[Ipv4Addr]) -> Result<World> {
     let (dns, port) = (Dns::start()?, Ports::free()?);
     for (name, address) in [("one", ONE), ("two", TWO), ("three", THREE)] {
         Origin::named_at(name, address, port)?;
     }
     dns.set(NAME, addresses);
     let rest = format!(
-        "[balance]\nresolve_interval = \"1s\"\nresolver = \"{}\"\n\n[[pools]]\nshard = \"shard_0\"\n\
+        "[balance]\nresolve_interval = \"1s\"\nresolver = \"{}\"\n{balance}\n[[pools]]\nshard = \"shard_0\"\n\
          origins = [{{ id = \"a\", url = \"http://{NAME}:{port}\" }}]\n\n\
          [[routes]]\npath = \"/{{rest..}}\"\nauth = \"none\"\n",
         dns.address
@@ -137,6 +142,22 @@ fn a_client_stays_with_its_address_while_there_is_one(_: &Deployment) -> Result<
         let answer = with_cookie()?;
         Ok(name_of(&answer.text()) != "one" && answer.header("set-cookie").is_some())
     })
+}
+
+fn an_address_that_comes_later_is_warmed_up(_: &Deployment) -> Result<()> {
+    let World { gateway, dns, .. } = start_with("slow_start = \"10m\"\n", &[ONE, TWO])?;
+    let share = |name: &str| -> Result<usize> {
+        let answers = (0..60).map(|_| Ok(name_of(&gateway.get("/x").send()?.expect(200)?.text()) == name));
+        Ok(answers.collect::<Result<Vec<_>>>()?.into_iter().filter(|is| *is).count())
+    };
+    // Those that the gateway starts with are warm.
+    ensure!(share("two")? == 30, "the first ones do not share evenly");
+    dns.set(NAME, &[ONE, TWO, THREE]);
+    eventually("the third is used", PATIENCE, || Ok(share("three")? > 0))?;
+    // A tenth of its weight: 60 × 0.1 / 2.1.
+    let share = share("three")?;
+    ensure!((2..=4).contains(&share), "the third gets {share} of 60 from the first second on");
+    Ok(())
 }
 
 fn a_reload_forgets_no_address(_: &Deployment) -> Result<()> {
