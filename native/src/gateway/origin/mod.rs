@@ -49,6 +49,8 @@ pub struct Connection {
     stream: Stream,
     /// What came, and was not looked at yet.
     read: BytesMut,
+    /// How far it was looked through for the end of a head.
+    looked: usize,
     next_read: usize,
     sending: Sending,
     /// What had left before this request, in bytes.
@@ -78,6 +80,7 @@ impl Connection {
         Connection {
             stream,
             read: BytesMut::new(),
+            looked: 0,
             next_read: FIRST_READ,
             sending: Sending::default(),
             sent_before: 0,
@@ -136,7 +139,7 @@ impl Connection {
             }
         }
         loop {
-            match answer::read(&mut self.read, asked) {
+            match answer::read(&mut self.read, &mut self.looked, asked) {
                 // What follows on the connection would be the rest of the body to one side only (RFC 9110 §7.8).
                 Ok(Some(answered))
                     if answered.head.status == StatusCode::SWITCHING_PROTOCOLS && !self.sending.is_done() =>
