@@ -31,7 +31,7 @@ pub fn check(options: &Options) -> Result<(), Failure> {
     if !missing.is_empty() {
         return Err(format!("{shown} cannot be served:\n{}", missing.join("\n")).into());
     }
-    for warning in settings.not_in_force().into_iter().chain(photo_gaps(&settings)) {
+    for warning in settings.warnings(&settings.secrets()?).into_iter().chain(photo_gaps(&settings)) {
         println!("warning: {warning}");
     }
     println!("{shown} is good");

@@ -69,7 +69,7 @@ pub fn run(
     let passed = by_systemd()?;
     let _log = log::start(&settings.config.log);
     raise_file_limit();
-    for warning in settings.not_in_force() {
+    for warning in settings.warnings(&secrets) {
         tracing::warn!("{warning}");
     }
     let config = &settings.config;
@@ -108,9 +108,6 @@ pub fn run(
     let (store, predecessor) = store(&settings, &live, predecessor)?;
     let map = settings.shard_map(&store)?;
     let rules = Arc::new(ArcSwap::from_pointee(settings.rules(keys, map, secrets, &live)?));
-    if !config.edge.notify.is_empty() && rules.load().edge_credential().is_none() {
-        tracing::warn!("edge.notify: without an edge credential (edge.credential) no Worker is told of a revocation");
-    }
     let (notify, revocations) = notify::channel();
     let shared = Shared { rules, live, certificates, store, notify };
 
@@ -321,6 +318,7 @@ async fn try_reload(
     // A running gateway never makes keys: a mistyped path would log everybody out.
     let keys = files::existing_keys(&new.path(&new.config.session.keys))?;
     let secrets = new.secrets()?;
+    let warnings = new.warnings(&secrets);
     let certificates = Arc::new(new.certificates_after(&shared.certificates.load())?);
     // Not before every other gateway can verify what these keys sign.
     let swap = || -> Result<(), Failure> {
@@ -335,7 +333,7 @@ async fn try_reload(
     if let Some(redis) = shared.store.redis() {
         redis.set_lifetimes(new.lifetimes());
     }
-    for warning in new.not_in_force() {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
     Ok(())

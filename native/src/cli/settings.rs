@@ -53,7 +53,7 @@ impl Settings {
     }
 
     /// What is configured and not in force yet, where requests are still answered rightly: a warning each.
-    pub fn not_in_force(&self) -> Vec<String> {
+    fn not_in_force(&self) -> Vec<String> {
         let config = &self.config;
         let default = Config::minimal("http://127.0.0.1").ok();
         let mut named = Vec::new();
@@ -71,6 +71,20 @@ impl Settings {
         warn(sinks || differs(|c| format!("{:?}", c.alerts)), "[alerts]", "no alert is raised");
         warn(config.trace.otlp.is_some(), "trace.otlp", "no span is sent");
         named
+    }
+
+    /// What is allowed and seldom meant: what is not in force yet, and what a missing secret closes.
+    pub fn warnings(&self, secrets: &Secrets) -> Vec<String> {
+        let mut warnings = self.not_in_force();
+        if !secrets.has_service() {
+            let source = &self.config.session.service_token;
+            let named = source.env.as_ref().or(source.file.as_ref()).map_or("", String::as_str);
+            warnings.push(format!("session.service_token: {named} has none: no session can be created"));
+        }
+        if !self.config.edge.notify.is_empty() && secrets.edge_credential.is_none() {
+            warnings.push("edge.notify: without an edge.credential no Worker is told of a revocation".to_owned());
+        }
+        warnings
     }
 
     /// The secrets that the file names, from environment or files.
@@ -224,6 +238,17 @@ mod tests {
             with(b"one,two,three"),
             Err("session.service_token: found 3 values, allowed: one or two, separated by a comma".to_owned())
         );
+    }
+
+    #[test]
+    fn a_missing_secret_is_warned_of_with_what_it_closes() {
+        let text = "[session]\nservice_token_env = \"EDGEKEEP_TEST_UNSET\"\n[edge]\nnotify = [\"https://edge.test\"]\n\
+                    [[pools]]\nshard = \"shard_0\"\norigins = [{ id = \"a\", url = \"http://127.0.0.1:9001\" }]";
+        let settings = Settings { config: Config::from_toml(text).unwrap(), base: PathBuf::new() };
+        let warned = settings.warnings(&settings.secrets().unwrap());
+        assert_eq!(warned.len(), 2, "{warned:?}");
+        assert!(warned[0].contains("EDGEKEEP_TEST_UNSET") && warned[1].starts_with("edge.notify: "), "{warned:?}");
+        assert_eq!(settings.warnings(&Secrets::new(Some("service"), Some("edge"), None)), [""; 0]);
     }
 
     #[test]

@@ -52,8 +52,10 @@ const REVOKE_MOST: usize = 10_000;
 /// How long the list of a user's sessions may change under our hands: logins without end must not keep anyone from
 /// ending them all.
 const MEMBERS_FOR: Duration = Duration::from_secs(2);
-/// How long a start waits for a store that does not answer.
+/// How long a start waits for a store that does not answer,
 const START_WITHIN: Duration = Duration::from_secs(15);
+/// and after what time it says so.
+const START_SAID_AFTER: Duration = Duration::from_secs(1);
 
 /// `edgekeep:shard_map`: the users' shard map, as bytes.
 const SHARD_MAP: &str = "edgekeep:shard_map";
@@ -197,6 +199,7 @@ impl Redis {
         };
         store.set_lifetimes(lifetimes);
         let begun = Instant::now();
+        let mut said = false;
         while !store.topology.is_complete() {
             if begun.elapsed() > START_WITHIN {
                 let reason = store.login.last_error();
@@ -207,6 +210,10 @@ impl Redis {
             if ["WRONGPASS", "NOAUTH", "NOPERM", "AuthenticationFailed"].iter().any(|word| reason.contains(word)) {
                 store.close();
                 return Err(OpenError::Refused(reason));
+            }
+            if !said && begun.elapsed() > START_SAID_AFTER {
+                tracing::warn!(seeds = ?store.login.seeds, within = ?START_WITHIN, reason, "waiting for Redis");
+                said = true;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
