@@ -242,7 +242,14 @@ impl Drop for Batched {
 
 impl AsyncRead for Batched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut lock(&self.half).stream).poll_read(cx, buf)
+        let mut half = lock(&self.half);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut half.stream).poll_read(cx, buf))?;
+        // The kernel tells of a reset once, and the message that met it was told: what follows looks like the peer's end.
+        if half.failed == Some(ErrorKind::ConnectionReset) && buf.filled().len() == before {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -294,8 +301,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::net::TcpStream as Peer;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream as Peer};
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -461,6 +468,29 @@ mod tests {
             assert!(socket.read_u8().await.is_err());
             assert!(socket.write_all(b"two").await.is_err() && socket.flush().await.is_err());
             assert_eq!(socket.sent(), 0);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_a_message_met_is_not_read_as_an_end() {
+        on_a_core(|batch| async move {
+            // One that breaks off what it says, and one that has said all of it.
+            for (is_whole, end) in [(false, Err(ErrorKind::ConnectionReset)), (true, Ok(4))] {
+                let (mut socket, mut peer) = connected(&batch).await;
+                peer.write_all(b"said").unwrap();
+                if is_whole {
+                    peer.shutdown(Shutdown::Write).unwrap();
+                }
+                SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+                drop(peer);
+                sleep(Duration::from_millis(10)).await;
+                socket.write_all(b"message").await.unwrap();
+                batch.send();
+                let mut read = Vec::new();
+                let ended = socket.read_to_end(&mut read).await;
+                assert_eq!((&read[..], ended.map_err(|error| error.kind())), (&b"said"[..], end));
+            }
         })
         .await;
     }
