@@ -245,7 +245,7 @@ impl AsyncRead for Batched {
         let mut half = lock(&self.half);
         let before = buf.filled().len();
         ready!(Pin::new(&mut half.stream).poll_read(cx, buf))?;
-        // The kernel tells of a reset once, and the message that met it was told: what follows looks like the peer's end.
+        // The kernel tells of a reset once, and told it to a message: what follows looks like the peer's end.
         if half.failed == Some(ErrorKind::ConnectionReset) && buf.filled().len() == before {
             return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
         }
@@ -266,9 +266,12 @@ impl AsyncWrite for Batched {
         let mut half = lock(&self.half);
         ready!(half.poll_taken(cx))?;
         if length > SMALL {
-            let sent = ready!(Pin::new(&mut half.stream).poll_write_vectored(cx, pieces))?;
-            half.sent += sent as u64;
-            return Poll::Ready(Ok(sent));
+            let sent = ready!(Pin::new(&mut half.stream).poll_write_vectored(cx, pieces));
+            match &sent {
+                Ok(sent) => half.sent += *sent as u64,
+                Err(error) => half.fail(error),
+            }
+            return Poll::Ready(sent);
         }
         half.waiting += 1;
         let many = self.batch.add(&self.half, pieces, length);
@@ -477,19 +480,21 @@ mod tests {
         on_a_core(|batch| async move {
             // One that breaks off what it says, and one that has said all of it.
             for (is_whole, end) in [(false, Err(ErrorKind::ConnectionReset)), (true, Ok(4))] {
-                let (mut socket, mut peer) = connected(&batch).await;
-                peer.write_all(b"said").unwrap();
-                if is_whole {
-                    peer.shutdown(Shutdown::Write).unwrap();
+                for length in [1, SMALL + 1] {
+                    let (mut socket, mut peer) = connected(&batch).await;
+                    peer.write_all(b"said").unwrap();
+                    if is_whole {
+                        peer.shutdown(Shutdown::Write).unwrap();
+                    }
+                    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    drop(peer);
+                    sleep(Duration::from_millis(10)).await;
+                    assert_eq!(socket.write_all(&[b'x'; SMALL + 1][..length]).await.is_ok(), length <= SMALL);
+                    batch.send();
+                    let mut read = Vec::new();
+                    let ended = socket.read_to_end(&mut read).await.map_err(|error| error.kind());
+                    assert_eq!((&read[..], ended), (&b"said"[..], end), "{length}");
                 }
-                SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
-                drop(peer);
-                sleep(Duration::from_millis(10)).await;
-                socket.write_all(b"message").await.unwrap();
-                batch.send();
-                let mut read = Vec::new();
-                let ended = socket.read_to_end(&mut read).await;
-                assert_eq!((&read[..], ended.map_err(|error| error.kind())), (&b"said"[..], end));
             }
         })
         .await;
