@@ -79,7 +79,8 @@ impl Batch {
             }
             drop(waiting);
             self.send();
-            for half in mem::take(&mut lock(&self.0).slow) {
+            let slow = mem::take(&mut lock(&self.0).slow);
+            for half in slow {
                 tokio::task::spawn_local(poll_fn(move |cx| lock(&half).poll_rest(cx)));
             }
             Poll::Pending
@@ -170,7 +171,7 @@ impl Half {
                 }
             }
         }
-        self.rest = Vec::new();
+        (self.rest, self.sender) = (Vec::new(), None);
         self.writer.take().into_iter().for_each(Waker::wake);
         Poll::Ready(())
     }
@@ -242,7 +243,14 @@ impl Drop for Batched {
 
 impl AsyncRead for Batched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut lock(&self.half).stream).poll_read(cx, buf)
+        let mut half = lock(&self.half);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut half.stream).poll_read(cx, buf))?;
+        // The kernel tells of a reset once, and told it to a message: what follows looks like the peer's end.
+        if half.failed == Some(ErrorKind::ConnectionReset) && buf.filled().len() == before {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -259,9 +267,18 @@ impl AsyncWrite for Batched {
         let mut half = lock(&self.half);
         ready!(half.poll_taken(cx))?;
         if length > SMALL {
-            let sent = ready!(Pin::new(&mut half.stream).poll_write_vectored(cx, pieces))?;
-            half.sent += sent as u64;
-            return Poll::Ready(Ok(sent));
+            let stream = Pin::new(&mut half.stream);
+            let mut filled = pieces.iter().filter(|piece| !piece.is_empty());
+            let sent = ready!(match (filled.next(), filled.next()) {
+                // No list for one piece, as most of a long body are.
+                (Some(piece), None) => stream.poll_write(cx, piece),
+                _ => stream.poll_write_vectored(cx, pieces),
+            });
+            match &sent {
+                Ok(sent) => half.sent += *sent as u64,
+                Err(error) => half.fail(error),
+            }
+            return Poll::Ready(sent);
         }
         half.waiting += 1;
         let many = self.batch.add(&self.half, pieces, length);
@@ -294,8 +311,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::net::TcpStream as Peer;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream as Peer};
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -367,6 +384,9 @@ mod tests {
             assert_eq!(came(&peer), b"");
             assert_eq!(socket.write_vectored(&slices(3)).await.unwrap(), SMALL + 1);
             assert_eq!(came(&peer), [pieces[0], pieces[1], pieces[0], pieces[1], pieces[2]].concat());
+            let alone = [IoSlice::new(b""), IoSlice::new(&[b'a'; SMALL + 1]), IoSlice::new(b"")];
+            assert_eq!(socket.write_vectored(&alone).await.unwrap(), SMALL + 1);
+            assert_eq!(came(&peer), [b'a'; SMALL + 1]);
         })
         .await;
     }
@@ -461,6 +481,31 @@ mod tests {
             assert!(socket.read_u8().await.is_err());
             assert!(socket.write_all(b"two").await.is_err() && socket.flush().await.is_err());
             assert_eq!(socket.sent(), 0);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_a_message_met_is_not_read_as_an_end() {
+        on_a_core(|batch| async move {
+            // One that breaks off what it says, and one that has said all of it.
+            for (is_whole, end) in [(false, Err(ErrorKind::ConnectionReset)), (true, Ok(4))] {
+                for length in [1, SMALL + 1] {
+                    let (mut socket, mut peer) = connected(&batch).await;
+                    peer.write_all(b"said").unwrap();
+                    if is_whole {
+                        peer.shutdown(Shutdown::Write).unwrap();
+                    }
+                    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+                    drop(peer);
+                    sleep(Duration::from_millis(10)).await;
+                    assert_eq!(socket.write_all(&[b'x'; SMALL + 1][..length]).await.is_ok(), length <= SMALL);
+                    batch.send();
+                    let mut read = Vec::new();
+                    let ended = socket.read_to_end(&mut read).await.map_err(|error| error.kind());
+                    assert_eq!((&read[..], ended), (&b"said"[..], end), "{length}");
+                }
+            }
         })
         .await;
     }

@@ -23,10 +23,10 @@ impl<S> Patience<S> {
         Patience { stream, time, full: None }
     }
 
-    fn bounded(&mut self, cx: &mut Context<'_>, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
-        if written.is_ready() {
+    fn bounded<T>(&mut self, cx: &mut Context<'_>, done: Poll<Result<T>>) -> Poll<Result<T>> {
+        if done.is_ready() {
             self.full = None;
-            return written;
+            return done;
         }
         let time = self.time;
         let full = self.full.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
@@ -59,23 +59,67 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
         self.stream.is_write_vectored()
     }
 
+    // What counts as written may still wait for room (`batch`).
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.bounded(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.bounded(cx, shut)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio::time::{Instant, sleep};
+    use tokio::time::{Instant, sleep, timeout};
 
     use super::*;
 
     const TIME: Duration = Duration::from_millis(500);
+
+    /// Holds what was written, until it is let go.
+    struct Holding(bool);
+
+    impl AsyncWrite for Holding {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+            if self.0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_what_counts_as_written_is_left_too() {
+        for shuts_down in [false, true] {
+            let mut socket = Patience::new(Holding(true), TIME);
+            socket.write_all(b"last").await.unwrap();
+            let begun = Instant::now();
+            let ending = async { if shuts_down { socket.shutdown().await } else { socket.flush().await } };
+            let failed = timeout(TIME * 10, ending).await.expect("it is waited for").unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::TimedOut);
+            assert!(begun.elapsed() >= TIME, "{:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_took_all_has_its_whole_time_again() {
+        let mut socket = Patience::new(Holding(true), TIME);
+        assert!(timeout(TIME / 2, socket.flush()).await.is_err());
+        socket.stream.0 = false;
+        socket.flush().await.unwrap();
+        sleep(TIME).await;
+        socket.stream.0 = true;
+        assert!(timeout(TIME / 2, socket.flush()).await.is_err());
+    }
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_left_after_its_time() {
