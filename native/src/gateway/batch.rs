@@ -111,8 +111,8 @@ impl Batch {
         }
     }
 
-    /// Takes a message in; whether that makes it many bytes.
-    fn add(&self, socket: &Arc<Mutex<Half>>, pieces: &[IoSlice<'_>], length: usize) -> bool {
+    /// Takes a message in, as one with the last if that is of the same socket; whether that makes it many bytes.
+    fn add(&self, socket: &Arc<Mutex<Half>>, half: &mut Half, pieces: &[IoSlice<'_>], length: usize) -> bool {
         let mut waiting = lock(&self.0);
         if waiting.messages.is_empty() {
             waiting.sender.iter().for_each(Waker::wake_by_ref);
@@ -120,7 +120,13 @@ impl Batch {
         for piece in pieces {
             waiting.bytes.extend_from_slice(piece);
         }
-        waiting.messages.push(Message { socket: socket.clone(), length });
+        match waiting.messages.last_mut() {
+            Some(last) if Arc::ptr_eq(&last.socket, socket) => last.length += length,
+            _ => {
+                half.waiting += 1;
+                waiting.messages.push(Message { socket: socket.clone(), length });
+            }
+        }
         waiting.bytes.len() >= LARGEST
     }
 }
@@ -135,6 +141,7 @@ impl Half {
         }
         while !message.is_empty() && self.failed.is_none() {
             match self.stream.try_write(message) {
+                Ok(0) => self.fail(&ErrorKind::WriteZero.into()),
                 Ok(sent) => {
                     self.sent += sent as u64;
                     message = message.get(sent..).unwrap_or_default();
@@ -280,8 +287,7 @@ impl AsyncWrite for Batched {
             }
             return Poll::Ready(sent);
         }
-        half.waiting += 1;
-        let many = self.batch.add(&self.half, pieces, length);
+        let many = self.batch.add(&self.half, &mut half, pieces, length);
         drop(half);
         if many {
             self.batch.send();
@@ -367,6 +373,8 @@ mod tests {
             one.write_all(b"c").await.unwrap();
             one.flush().await.unwrap();
             one.write_all(b"d").await.unwrap();
+            // What follows of the same socket is one message with what stands before it.
+            assert_eq!(lock(&batch.0).messages.len(), 3);
             assert_eq!((came(&at_one), came(&at_two), one.sent()), (vec![], vec![], 0));
             yield_now().await;
             assert_eq!((came(&at_one), came(&at_two), one.sent()), (b"acd".to_vec(), b"b".to_vec(), 3));
