@@ -11,14 +11,15 @@
 
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::{mem, net};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
 
 /// Messages up to this size wait for the end of the turn.
 pub const SMALL: usize = 2048;
@@ -50,6 +51,9 @@ pub struct Batched {
     half: Arc<Mutex<Half>>,
     batch: Batch,
 }
+
+/// The other end of a socket, for whoever looks at it while nobody reads.
+pub struct FarEnd(Weak<Mutex<Half>>);
 
 /// What the socket shares with its batch.
 struct Half {
@@ -217,6 +221,10 @@ impl Batched {
         Batched { half: Arc::new(Mutex::new(half)), batch: batch.clone() }
     }
 
+    pub fn far_end(&self) -> FarEnd {
+        FarEnd(Arc::downgrade(&self.half))
+    }
+
     /// Bytes that the kernel has taken so far.
     pub fn sent(&self) -> u64 {
         lock(&self.half).sent
@@ -238,6 +246,16 @@ impl Batched {
     }
 }
 
+impl FarEnd {
+    /// Whether it has ended, though something that it sent before may be unread.
+    pub fn has_ended(&self) -> bool {
+        let Some(half) = self.0.upgrade() else { return false };
+        let half = lock(&half);
+        let ready = pin!(unconstrained(half.stream.ready(Interest::READABLE)));
+        matches!(ready.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
 impl Drop for Batched {
     /// What counts as written leaves, as far as it does so at once.
     fn drop(&mut self) {
@@ -253,9 +271,12 @@ impl AsyncRead for Batched {
         let mut half = lock(&self.half);
         let before = buf.filled().len();
         ready!(Pin::new(&mut half.stream).poll_read(cx, buf))?;
-        // The kernel tells of a reset once, and told it to a message: what follows looks like the peer's end.
-        if half.failed == Some(ErrorKind::ConnectionReset) && buf.filled().len() == before {
-            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        // The kernel tells of a failure once, and told it to a message: what follows looks like the peer's end.
+        match half.failed {
+            // Behind the peer's own end that is what a message meets.
+            None | Some(ErrorKind::BrokenPipe) => {}
+            Some(failed) if buf.filled().len() == before => return Poll::Ready(Err(failed.into())),
+            Some(_) => {}
         }
         Poll::Ready(Ok(()))
     }
@@ -513,6 +534,30 @@ mod tests {
                     let ended = socket.read_to_end(&mut read).await.map_err(|error| error.kind());
                     assert_eq!((&read[..], ended), (&b"said"[..], end), "{length}");
                 }
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_behind_what_nobody_has_read() {
+        on_a_core(|batch| async move {
+            for resets in [false, true] {
+                let (mut socket, mut peer) = connected(&batch).await;
+                let far_end = socket.far_end();
+                peer.write_all(b"ab").unwrap();
+                // Some of it is read, and then no more.
+                assert_eq!(socket.read_u8().await.unwrap(), b'a');
+                sleep(Duration::from_millis(10)).await;
+                assert!(!far_end.has_ended());
+                if resets {
+                    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(peer);
+                sleep(Duration::from_millis(10)).await;
+                assert!(far_end.has_ended(), "resets: {resets}");
+                drop(socket);
+                assert!(!far_end.has_ended());
             }
         })
         .await;

@@ -135,7 +135,8 @@ async fn plain(
     bounds: Bounds,
     place: Option<OwnedSemaphorePermit>,
 ) -> Ended {
-    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout, place);
+    let client = stream.get_ref().far_end();
+    let (mut socket, activity) = Socket::new(stream, client, bounds.header_timeout, bounds.idle_timeout, place);
     match begins_http2(worker, &mut socket).await? {
         Some(true) => Box::pin(http2::converse(worker, socket, activity, peer, bounds)).await,
         Some(false) => Box::pin(http1(worker, socket, activity, peer, bounds)).await,
@@ -167,7 +168,8 @@ async fn encrypted(
         () = worker.until_lingered() => return Ok(()),
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (mut socket, activity) = Socket::new(stream, bounds.header_timeout, bounds.idle_timeout, place);
+    let client = stream.get_ref().0.get_ref().far_end();
+    let (mut socket, activity) = Socket::new(stream, client, bounds.header_timeout, bounds.idle_timeout, place);
     let peer = Peer { secure: true, ..peer };
     if !is_http2 {
         return Box::pin(http1(worker, socket, activity, peer, bounds)).await;

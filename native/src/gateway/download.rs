@@ -42,7 +42,7 @@ impl Body for Download {
                     ending.answered(body);
                 }
                 if let Some(ending) = ending {
-                    ending.goes_on(cx.waker());
+                    ending.answers(cx.waker());
                     ending.handed(frame.is_ready());
                 }
                 frame

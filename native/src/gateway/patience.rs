@@ -23,6 +23,10 @@ impl<S> Patience<S> {
         Patience { stream, time, full: None }
     }
 
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     fn bounded<T>(&mut self, cx: &mut Context<'_>, done: Poll<Result<T>>) -> Poll<Result<T>> {
         if done.is_ready() {
             self.full = None;

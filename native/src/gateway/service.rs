@@ -65,8 +65,8 @@ pub struct Ending {
 enum Listed {
     NotYet,
     At(u64),
-    /// It rests on nobody's session.
-    Never,
+    /// Its body does.
+    Answering(u64),
 }
 
 impl Ending {
@@ -86,10 +86,17 @@ impl Ending {
     /// The answer goes on, moved by this task: from now on it ends with its session.
     pub fn goes_on(&self, waker: &Waker) {
         if let Listed::NotYet = self.listed.get() {
-            self.listed.set(match self.exchange.stay() {
-                Some(stay) => Listed::At(self.worker.streams.list(stay, self.activity.clone(), waker.clone())),
-                None => Listed::Never,
-            });
+            let (stay, activity) = (self.exchange.stay(), self.activity.clone());
+            self.listed.set(Listed::At(self.worker.streams.list(stay, activity, waker.clone())));
+        }
+    }
+
+    /// Its body goes on: from now on it ends also when its client leaves unnoticed.
+    pub fn answers(&self, waker: &Waker) {
+        self.goes_on(waker);
+        if let Listed::At(number) = self.listed.get() {
+            self.worker.streams.answers(number);
+            self.listed.set(Listed::Answering(number));
         }
     }
 
@@ -119,7 +126,7 @@ impl Ending {
             return;
         }
         self.give_back();
-        if let Listed::At(number) = self.listed.get() {
+        if let Listed::At(number) | Listed::Answering(number) = self.listed.get() {
             self.worker.streams.ended(number);
         }
         self.activity.request_ended();

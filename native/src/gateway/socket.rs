@@ -2,8 +2,8 @@
 //! which hyper's one timer cannot, and that looks at a connection's first bytes to see which HTTP it speaks.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
+
+use super::batch::FarEnd;
 
 /// What a client begins HTTP/2 with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,6 +36,8 @@ struct State {
     word: AtomicU64,
     /// How many streams are open.
     streams: AtomicU64,
+    /// Of a connection whose client may leave unnoticed: HTTP/1 is not read while a request is answered.
+    client: OnceLock<FarEnd>,
 }
 
 enum Doing {
@@ -54,7 +58,7 @@ const CUT: u64 = 3;
 
 impl State {
     fn idle() -> Arc<State> {
-        Arc::new(State { word: AtomicU64::new(IDLE), streams: AtomicU64::new(0) })
+        Arc::new(State { word: AtomicU64::new(IDLE), streams: AtomicU64::new(0), client: OnceLock::new() })
     }
 
     fn note(&self, since: Instant, kind: u64) {
@@ -100,6 +104,11 @@ impl Activity {
 
     pub fn is_cut(&self) -> bool {
         self.state.word.load(Ordering::Relaxed) & 3 == CUT
+    }
+
+    /// Whether the client has left, or says nothing more, while nobody reads what it sent before.
+    pub fn has_client_left(&self) -> bool {
+        self.state.client.get().is_some_and(FarEnd::has_ended)
     }
 
     /// Resolves when no stream has been open for so long.
@@ -165,11 +174,13 @@ pub struct Socket<S> {
 impl<S: AsyncRead + Unpin> Socket<S> {
     pub fn new(
         stream: S,
+        client: FarEnd,
         header_timeout: Duration,
         idle_timeout: Duration,
         place: Option<OwnedSemaphorePermit>,
     ) -> (Socket<S>, Activity) {
         let activity = Activity::new();
+        let _ = activity.state.client.set(client);
         let timer = Box::pin(tokio::time::sleep(header_timeout.min(idle_timeout)));
         let (stream, first) = (TokioIo::new(stream), Bytes::new());
         let socket =

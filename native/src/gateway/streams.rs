@@ -2,6 +2,8 @@
 //! through its own, as core's `Stay` decides, and cuts those whose session has ended. That is within 5 s of a
 //! revocation: at most 3 until the near cache knows it, one until the look, half a one for the store's answer.
 //!
+//! It also cuts those whose clients have left unnoticed: hyper does not look while bytes of theirs lie unread.
+//!
 //! An answer is listed when it turns out to go on, and costs nothing from then on but the look. Cutting it is cutting
 //! the client's connection, which carries one answer at a time: the client sees that the answer is not complete.
 
@@ -37,7 +39,10 @@ pub struct Streams {
 }
 
 struct Open {
-    stay: Stay,
+    /// None: it rests on nobody's session.
+    stay: Option<Stay>,
+    /// It has begun, over a connection that is for it alone.
+    answers: bool,
     activity: Activity,
     /// Of the task that moves the answer.
     waker: Waker,
@@ -46,10 +51,10 @@ struct Open {
 
 impl Streams {
     /// Lists an answer that goes on; its number is for `moved` and `ended`.
-    pub fn list(&self, stay: Stay, activity: Activity, waker: Waker) -> u64 {
+    pub fn list(&self, stay: Option<Stay>, activity: Activity, waker: Waker) -> u64 {
         let number = self.next.get();
         self.next.set(number + 1);
-        self.open.borrow_mut().insert(number, Open { stay, activity, waker, asking: false });
+        self.open.borrow_mut().insert(number, Open { stay, answers: false, activity, waker, asking: false });
         number
     }
 
@@ -62,18 +67,39 @@ impl Streams {
         }
     }
 
+    /// The client gets it from now on, and is to get nothing else.
+    pub fn answers(&self, number: u64) {
+        if let Some(open) = self.open.borrow_mut().get_mut(&number) {
+            open.answers = true;
+        }
+    }
+
     /// The answer is over.
     pub fn ended(&self, number: u64) {
         self.open.borrow_mut().remove(&number);
+    }
+
+    /// Cuts the answers whose clients have left.
+    fn leave(&self) {
+        self.open.borrow_mut().retain(|_, open| {
+            let has_left = open.answers && open.activity.has_client_left();
+            if has_left {
+                open.activity.cut();
+                open.waker.wake_by_ref();
+            }
+            !has_left
+        });
     }
 
     /// Notes what the store is to be asked about; how many more askers are needed for it.
     fn look(&self, near: &NearCache, now: Timestamp) -> usize {
         let mut asks = self.asks.borrow_mut();
         for (number, open) in self.open.borrow_mut().iter_mut().filter(|(_, open)| !open.asking) {
-            if let Some(question) = open.stay.look(near, now) {
+            if let Some(stay) = &mut open.stay
+                && let Some(question) = stay.look(near, now)
+            {
                 open.asking = true;
-                let ask = (*number, question.ticket, open.stay.user().clone());
+                let ask = (*number, question.ticket, stay.user().clone());
                 if question.is_urgent {
                     asks.push_front(ask);
                 } else {
@@ -96,7 +122,7 @@ impl Streams {
         let mut all = self.open.borrow_mut();
         let Some(open) = all.get_mut(&number) else { return false };
         open.asking = false;
-        if open.stay.answered(ticket, answer, near, now()) {
+        if open.stay.as_mut().is_none_or(|stay| stay.answered(ticket, answer, near, now())) {
             return false;
         }
         open.activity.cut();
@@ -110,6 +136,7 @@ impl Streams {
 pub async fn watch(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        worker.streams.leave();
         for _ in 0..worker.streams.look(&worker.live.near, now()) {
             worker.streams.askers.set(worker.streams.askers.get() + 1);
             tokio::task::spawn_local(ask(worker.clone()));

@@ -13,6 +13,8 @@ use crate::wire::{HEADER_TIMEOUT_MS, QUICK_MS, at};
 
 /// How soon an end on one side is one on the other.
 const SOON: Duration = Duration::from_secs(1);
+/// The same where a core looks once a second.
+const LOOKED_AT: Duration = Duration::from_secs(3);
 /// For a sign that comes at once on a machine that is not busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MIB: usize = 1024 * 1024;
@@ -33,6 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_client_that_leaves_before_the_answer_takes_its_request_along,
         a_client_that_leaves_inside_the_answer_takes_its_request_along,
         a_client_that_leaves_inside_its_upload_takes_its_request_along,
+        a_client_that_leaves_with_something_unread_takes_its_request_along,
         a_head_that_comes_too_slowly_is_cut_off,
         an_idle_connection_is_closed_and_a_busy_one_is_not,
         an_upload_that_stops_is_given_up,
@@ -286,6 +289,7 @@ fn leaves(
     d: &Deployment,
     path: &'static str,
     sent: &str,
+    within: Duration,
     begun: impl Fn(&mut Visit) + Send + Sync + 'static,
 ) -> Result<()> {
     let origin = d.recorder(at::FLOW)?;
@@ -305,12 +309,12 @@ fn leaves(
     raw.quiet_after(Duration::from_millis(100))?;
     drop(raw);
     let left = Instant::now();
-    origin.sees_the_end_of(path, SOON)?;
-    ensure!(left.elapsed() < SOON, "the origin's connection lived on for {:?}", left.elapsed());
+    origin.sees_the_end_of(path, within)?;
+    ensure!(left.elapsed() < within, "the origin's connection lived on for {:?}", left.elapsed());
     Ok(())
 }
 
-/// The three below hold leases of one origin, and wait until none of them is left.
+/// The four below hold leases of one origin, and wait until none of them is left.
 fn no_lease_is_left(d: &Deployment) -> Result<()> {
     eventually("the leases are given back", PATIENCE, || Ok(in_flight(d, "counted")? == 0.0))
 }
@@ -319,13 +323,13 @@ fn a_client_that_leaves_before_the_answer_takes_its_request_along(d: &Deployment
     for method in ["GET", "POST"] {
         let path = if method == "GET" { "/counted/silent-get" } else { "/counted/silent-post" };
         let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi");
-        leaves(d, path, &head, |visit| drop(visit.body()))?;
+        leaves(d, path, &head, SOON, |visit| drop(visit.body()))?;
     }
     no_lease_is_left(d)
 }
 
 fn a_client_that_leaves_inside_the_answer_takes_its_request_along(d: &Deployment) -> Result<()> {
-    leaves(d, "/counted/half", "GET /counted/half HTTP/1.1\r\nhost: a\r\n\r\n", |visit| {
+    leaves(d, "/counted/half", "GET /counted/half HTTP/1.1\r\nhost: a\r\n\r\n", SOON, |visit| {
         visit.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf");
     })?;
     no_lease_is_left(d)
@@ -333,7 +337,19 @@ fn a_client_that_leaves_inside_the_answer_takes_its_request_along(d: &Deployment
 
 fn a_client_that_leaves_inside_its_upload_takes_its_request_along(d: &Deployment) -> Result<()> {
     let head = "POST /counted/upload HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf";
-    leaves(d, "/counted/upload", head, |_| {})?;
+    leaves(d, "/counted/upload", head, SOON, |_| {})?;
+    no_lease_is_left(d)
+}
+
+/// Whoever answers a request does not read the next one, nor the end behind it.
+fn a_client_that_leaves_with_something_unread_takes_its_request_along(d: &Deployment) -> Result<()> {
+    for (path, behind) in
+        [("/counted/stray", "\r\n"), ("/counted/next", "GET /counted/next HTTP/1.1\r\nhost: a\r\n\r\n")]
+    {
+        leaves(d, path, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n{behind}"), LOOKED_AT, |visit| {
+            visit.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+        })?;
+    }
     no_lease_is_left(d)
 }
 
