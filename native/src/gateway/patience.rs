@@ -1,5 +1,6 @@
-//! A client's socket whose client takes what it is sent, if slowly. One that takes nothing at all would hold its answer,
-//! a place at the origin and a connection there for ever, since its kernel goes on saying that it lives.
+//! A socket whose other end takes what it is sent, if slowly. A client that takes nothing at all would hold its answer, a
+//! place at the origin and a connection there for ever, since its kernel goes on saying that it lives; and an origin that
+//! takes nothing of an upload that it has answered already, its client.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -23,6 +24,11 @@ impl<S> Patience<S> {
         Patience { stream, time, full: None }
     }
 
+    /// From now on. One that runs goes on.
+    pub fn set_time(&mut self, time: Duration) {
+        self.time = time;
+    }
+
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
@@ -34,7 +40,7 @@ impl<S> Patience<S> {
         }
         let time = self.time;
         let full = self.full.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
-        full.as_mut().poll(cx).map(|()| Err(Error::new(ErrorKind::TimedOut, "the client takes nothing")))
+        full.as_mut().poll(cx).map(|()| Err(Error::new(ErrorKind::TimedOut, "the other end takes nothing")))
     }
 }
 

@@ -431,7 +431,7 @@ impl Drive<'_> {
             upgrade: plan.upgrade,
         };
         // The origin's time begins with it, and not while there is no connection.
-        connection.borrow_mut().begin(&lines, self.upload.attempt(plan.retry_buffer));
+        connection.borrow_mut().begin(&lines, self.upload.attempt(plan.retry_buffer), response_timeout);
         let asked = Asked::of(&self.head.parts.method, plan.upgrade);
         let mut answering = pin!(poll_fn(|cx| connection.borrow_mut().poll_answer(asked, cx)));
         let mut wait = response_timeout.min(GOES_ON);
@@ -545,6 +545,7 @@ fn join(upgrade: Option<OnUpgrade>, origin: Option<Upgraded>, ending: Box<Ending
         let joined: Result<(), Box<dyn std::error::Error>> = async {
             let client = TokioIo::new(client.await?);
             let silence = span(ending.exchange.rules().config.server.idle_timeout);
+            origin.set_patience(silence);
             tunnel(client, origin, silence, || ending.activity.is_cut()).await?;
             Ok(())
         }

@@ -18,6 +18,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use edgekeep_core::exchange::FailedStage;
@@ -61,7 +62,7 @@ pub struct Connection {
     framing: Framing,
     /// Its next request may follow.
     persists: bool,
-    /// The client's body broke off while the origin was answering.
+    /// The request's body broke off while the origin was answering.
     broken: bool,
     /// Who waits for the answer's body while the request's is still being sent.
     reader: Option<Waker>,
@@ -113,8 +114,9 @@ impl Connection {
         self.persists && self.framing.is_over() && self.sending.is_done() && self.read.is_empty()
     }
 
-    /// Takes the next request, of which nothing is sent yet.
-    pub fn begin(&mut self, lines: &RequestLines<'_>, body: Attempt) {
+    /// Takes the next request, of which nothing is sent yet. An origin that takes nothing of it for so long is left.
+    pub fn begin(&mut self, lines: &RequestLines<'_>, body: Attempt, patience: Duration) {
+        self.stream.set_patience(patience);
         self.heard = false;
         self.sent_before = self.stream.sent();
         self.next_read = FIRST_READ;
@@ -165,7 +167,7 @@ impl Connection {
     fn failed(&mut self, why: Error) -> Failure {
         let begun = match &self.stream {
             // What waits for the end of the turn must not leave after all: the request may go elsewhere.
-            Stream::Plain(stream) => stream.withdraw() > self.sent_before,
+            Stream::Plain(stream) => stream.get_ref().withdraw() > self.sent_before,
             // TLS does not say what it has sent when it fails.
             Stream::Encrypted(_) => true,
         };
@@ -186,9 +188,9 @@ impl Connection {
     fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match ready!(self.sending.poll(&mut self.stream, cx)) {
             Ok(()) => {}
-            Err(SendError::Io(_)) => self.give_up_sending(),
-            // It waits for what never comes.
-            Err(SendError::Body(_)) => {
+            Err(SendError::Io(error)) if error.kind() != ErrorKind::TimedOut => self.give_up_sending(),
+            // It waits for what never comes, or takes nothing of what does.
+            Err(SendError::Body(_) | SendError::Io(_)) => {
                 self.give_up_sending();
                 self.broken = true;
                 self.reader.take().into_iter().for_each(Waker::wake);
@@ -240,6 +242,13 @@ impl Connection {
 
 /// Gives a connection to an upgrade, from the bytes on that followed the answer's head.
 pub struct Upgraded(Held);
+
+impl Upgraded {
+    /// How long the origin may take nothing of what it is sent.
+    pub fn set_patience(&self, time: Duration) {
+        self.0.borrow_mut().stream.set_patience(time);
+    }
+}
 
 impl AsyncRead for Upgraded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {

@@ -20,6 +20,7 @@ use super::{Connection, Held};
 use crate::gateway::batch::{Batch, Batched};
 use crate::gateway::clock::Tick;
 use crate::gateway::listen::ALIVE;
+use crate::gateway::patience::Patience;
 use crate::tls::Certificates;
 
 /// An unused connection is closed after this time, before most origins close it themselves.
@@ -104,7 +105,7 @@ impl Origins {
         within: Duration,
     ) -> Result<Held, ConnectError> {
         let connecting = async {
-            let stream = Batched::new(dial(endpoint).await?, &self.batch);
+            let stream = Patience::new(Batched::new(dial(endpoint).await?, &self.batch), within);
             let stream = match endpoint.is_encrypted() {
                 false => Stream::Plain(stream),
                 true => Stream::Encrypted(Box::new(encrypt(stream, endpoint, &certificates.load_full()).await?)),

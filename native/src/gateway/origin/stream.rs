@@ -3,23 +3,33 @@
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
 use crate::gateway::batch::Batched;
+use crate::gateway::patience::Patience;
 
 pub enum Stream {
-    Plain(Batched),
-    Encrypted(Box<TlsStream<Batched>>),
+    Plain(Patience<Batched>),
+    Encrypted(Box<TlsStream<Patience<Batched>>>),
 }
 
 impl Stream {
     /// Bytes that have left so far, encrypted ones where they are.
     pub fn sent(&self) -> u64 {
         match self {
-            Stream::Plain(stream) => stream.sent(),
-            Stream::Encrypted(stream) => stream.get_ref().0.sent(),
+            Stream::Plain(stream) => stream.get_ref().sent(),
+            Stream::Encrypted(stream) => stream.get_ref().0.get_ref().sent(),
+        }
+    }
+
+    /// How long the origin may take nothing of what it is sent.
+    pub fn set_patience(&mut self, time: Duration) {
+        match self {
+            Stream::Plain(stream) => stream.set_time(time),
+            Stream::Encrypted(stream) => stream.get_mut().0.set_time(time),
         }
     }
 }

@@ -14,7 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, coop};
@@ -28,7 +28,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::gateway::batch::{Batch, Batched};
+use crate::gateway::patience::Patience;
 use crate::gateway::upload::Upload;
+
+/// How long an origin may take nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The gateway's end and the origin's.
 async fn sockets() -> (TcpStream, TcpStream) {
@@ -39,11 +43,11 @@ async fn sockets() -> (TcpStream, TcpStream) {
 }
 
 /// With a loop that sends its batches.
-fn batched(stream: TcpStream) -> Batched {
+fn patient(stream: TcpStream) -> Patience<Batched> {
     let batch = Batch::default();
     let sending = batch.clone();
     tokio::task::spawn_local(async move { sending.send_always().await });
-    Batched::new(stream, &batch)
+    Patience::new(Batched::new(stream, &batch), PATIENCE)
 }
 
 fn held(stream: Stream) -> Held {
@@ -53,7 +57,7 @@ fn held(stream: Stream) -> Held {
 /// A connection, and the origin's end of it.
 async fn connected() -> (Held, TcpStream) {
     let (ours, theirs) = sockets().await;
-    (held(Stream::Plain(batched(ours))), theirs)
+    (held(Stream::Plain(patient(ours))), theirs)
 }
 
 /// The same over TLS.
@@ -70,7 +74,7 @@ async fn encrypted() -> (Held, tokio_rustls::server::TlsStream<TcpStream>) {
     let (ours, theirs) = sockets().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (ours, theirs) = tokio::join!(
-        TlsConnector::from(Arc::new(client)).connect(name, batched(ours)),
+        TlsConnector::from(Arc::new(client)).connect(name, patient(ours)),
         TlsAcceptor::from(Arc::new(server)).accept(theirs)
     );
     (held(Stream::Encrypted(Box::new(ours.unwrap()))), theirs.unwrap())
@@ -80,6 +84,15 @@ async fn encrypted() -> (Held, tokio_rustls::server::TlsStream<TcpStream>) {
 async fn request(bytes: &str) -> Request<Incoming> {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     client.write_all(bytes.as_bytes()).await.unwrap();
+    tokio::task::spawn_local(async move {
+        std::future::pending::<()>().await;
+        drop(client);
+    });
+    asked(server).await
+}
+
+/// The request that comes over this.
+async fn asked(server: DuplexStream) -> Request<Incoming> {
     let (tell, mut told) = mpsc::unbounded_channel();
     tokio::task::spawn_local(async move {
         let service = service_fn(|request| {
@@ -87,19 +100,22 @@ async fn request(bytes: &str) -> Request<Incoming> {
             std::future::pending::<Result<Response<String>>>()
         });
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service).await;
-        drop(client);
     });
     told.recv().await.unwrap()
 }
 
 /// Begins to send the request of these bytes.
 async fn begun(held: &Held, bytes: &str) {
-    let (parts, incoming) = request(bytes).await.into_parts();
+    begin(held, request(bytes).await);
+}
+
+fn begin(held: &Held, request: Request<Incoming>) {
+    let (parts, incoming) = request.into_parts();
     let upload = Upload::new(incoming, u64::MAX, parts.version);
     let edits = HeaderEdits::default();
     let upgrade = parts.headers.contains_key("upgrade");
     let lines = RequestLines { parts: &parts, edits: &edits, host: None, authority: "a", upgrade };
-    held.borrow_mut().begin(&lines, upload.attempt(0));
+    held.borrow_mut().begin(&lines, upload.attempt(0), PATIENCE);
 }
 
 async fn answered(held: &Held, asked: Asked) -> std::result::Result<AnswerHead, Failure> {
@@ -263,4 +279,38 @@ async fn a_request_that_may_go_elsewhere_does_not_leave_here_any_more() {
         assert_eq!(String::from_utf8_lossy(&read), "");
     };
     LocalSet::new().run_until(work).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_its_origin_does_not_take_ends_although_it_was_answered() {
+    let work = async {
+        for (answer, is_over) in [("content-length: 2\r\n\r\nok", true), ("content-length: 3\r\n\r\nok", false)] {
+            let (held, mut origin) = connected().await;
+            let length = 64 << 20;
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+            let (mut client, server) = tokio::io::duplex(64 * 1024);
+            tokio::task::spawn_local(async move {
+                let _ = client.write_all(head.as_bytes()).await;
+                let _ = client.write_all(&vec![b'x'; length]).await;
+            });
+            begin(&held, asked(server).await);
+            origin.write_all(format!("HTTP/1.1 200 OK\r\n{answer}").as_bytes()).await.unwrap();
+            answered(&held, Asked::Usual).await.unwrap();
+            let mut body = body(&held);
+            assert_eq!(frame(&mut body).await.unwrap().unwrap(), "ok");
+            let begun = std::time::Instant::now();
+            if is_over {
+                drop(body);
+                while !held.borrow().sending.is_done() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                assert!(!held.borrow().is_reusable());
+            } else {
+                frame(&mut body).await.unwrap().unwrap_err();
+            }
+            let took = begun.elapsed();
+            assert!(took > PATIENCE / 2 && took < PATIENCE * 10, "{took:?}");
+        }
+    };
+    LocalSet::new().run_until(tokio::time::timeout(PATIENCE * 60, work)).await.expect("it is kept");
 }
