@@ -65,6 +65,8 @@ pub enum AnswerError {
     Header(#[from] http::Error),
     #[error("lengths that differ or are none")]
     Length,
+    #[error("a transfer coding other than chunked")]
+    Coding,
     #[error("a transfer coding in HTTP/1.0")]
     OldCoding,
     #[error("an upgrade that nobody asked for")]
@@ -132,31 +134,28 @@ fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered
             .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
     };
     let persists = if is_old { says("keep-alive") } else { !says("close") };
-    let codings = head.headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    let has_coding = head.headers.contains_key(TRANSFER_ENCODING);
     let (framing, persists) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
         (Framing::None, false)
     } else if asked == Asked::Head {
         // What a GET would be answered with: a client takes it for the answer's length.
-        match codings {
-            Some(_) => drop(head.headers.remove(CONTENT_LENGTH)),
-            None => drop(length(&mut head.headers)?),
+        match has_coding {
+            true => drop(head.headers.remove(CONTENT_LENGTH)),
+            false => drop(length(&mut head.headers)?),
         }
         (Framing::None, persists)
     } else if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         (Framing::None, persists)
-    } else if let Some(codings) = codings {
+    } else if has_coding {
         if is_old {
             return Err(AnswerError::OldCoding);
         }
-        let last = codings.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        if last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            // With a length too, somebody before may have read another answer than this one: nothing follows on it.
-            let is_sure = head.headers.remove(CONTENT_LENGTH).is_none();
-            (Framing::chunked(), persists && is_sure)
-        } else {
-            head.headers.remove(CONTENT_LENGTH);
-            (Framing::UntilClose, false)
+        if !is_chunked_alone(&head.headers) {
+            return Err(AnswerError::Coding);
         }
+        // With a length too, somebody before may have read another answer than this one: nothing follows on it.
+        let is_sure = head.headers.remove(CONTENT_LENGTH).is_none();
+        (Framing::chunked(), persists && is_sure)
     } else {
         match length(&mut head.headers)? {
             Some(length) => (Framing::of_length(length), persists),
@@ -164,6 +163,15 @@ fn answered(mut head: AnswerHead, is_old: bool, asked: Asked) -> Result<Answered
         }
     };
     Ok(Answered { head, framing, persists })
+}
+
+/// The one coding that is undone here. Any other would reach the client as a body in a coding that nobody tells it of.
+fn is_chunked_alone(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    // A list may have empty places (RFC 9110 §5.6.1).
+    let mut codings = codings.filter(|coding| !coding.is_empty());
+    codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
 }
 
 /// The one length that all lines give, which then stands in one line (RFC 9112 §6.3): hyper writes the first as it is.
@@ -206,14 +214,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x, Close", Asked::Usual, Framing::Length(5), false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 5", Asked::Usual, Framing::Length(5), false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive", Asked::Usual, Framing::Length(5), true),
-            ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, Chunked", Asked::Usual, chunked(), true),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: , Chunked", Asked::Usual, chunked(), true),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5", Asked::Usual, chunked(), false),
-            (
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ncontent-length: 5",
-                Asked::Usual,
-                Framing::UntilClose,
-                false,
-            ),
             ("HTTP/1.1 200 OK\r\nx: y", Asked::Usual, Framing::UntilClose, false),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5", Asked::Head, Framing::None, true),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked", Asked::Head, Framing::None, true),
@@ -265,6 +267,12 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 5,\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
             "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked;q=1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: \r\ncontent-length: 5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nname : value\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\u{0}\r\n\r\n",
