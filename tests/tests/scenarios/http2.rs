@@ -360,7 +360,8 @@ fn trailers_pass_both_ways(_: &Deployment) -> Result<()> {
         let asks = text.contains("\r\nte: trailers\r\n");
         write!(
             connection,
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-after\r\nx-got: {sent}\r\nx-asks: {asks}\r\n\r\n\
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-after\r\nx-got: {sent}\r\n\
+             x-asks: {asks}\r\n\r\n\
              2\r\nhi\r\n0\r\nx-after: 42\r\n\r\n"
         )?;
         Ok(())
