@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 /// A socket that fails when nothing that was written could leave for so long. Below TLS, which takes bytes in that it
@@ -37,6 +38,10 @@ impl<S> Patience<S> {
         if done.is_ready() {
             self.full = None;
             return done;
+        }
+        // What is dropped behind its loop says its farewell (TLS) without a clock, which there is none of any more.
+        if Handle::try_current().is_err() {
+            return Poll::Pending;
         }
         let time = self.time;
         let full = self.full.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
@@ -118,6 +123,13 @@ mod tests {
             assert_eq!(failed.kind(), ErrorKind::TimedOut);
             assert!(begun.elapsed() >= TIME, "{:?}", begun.elapsed());
         }
+    }
+
+    #[test]
+    fn what_is_dropped_behind_its_runtime_says_farewell_without_a_clock() {
+        let mut socket = Patience::new(Holding(true), TIME);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut socket).poll_shutdown(&mut cx).is_pending());
     }
 
     #[tokio::test]
