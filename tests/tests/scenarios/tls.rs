@@ -200,7 +200,8 @@ fn a_successor_shows_the_certificate_that_it_found(_: &Deployment) -> Result<()>
 
 fn a_certificate_that_cannot_be_used_is_named(_: &Deployment) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let text = "[server]\ntls = { cert = \"gone.pem\", key = \"gone.key\" }\n\
+    let text = "[server]\nlisten = [\"127.0.0.1:0\"]\ntls = { cert = \"gone.pem\", key = \"gone.key\" }\n\
+                [admin]\nlisten = \"127.0.0.1:0\"\n\
                 [[pools]]\nshard = \"shard_0\"\norigins = [{ id = \"a\", url = \"http://127.0.0.1:1\" }]\n";
     let file = folder.path().join("edgekeep.toml");
     fs::write(&file, text)?;
